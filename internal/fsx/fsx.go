@@ -1,0 +1,149 @@
+// Package fsx holds the file-system moves that have to be right: replacing a
+// file whole, locks that the kernel releases, unix sockets at paths of any
+// length. It knows nothing of VMs.
+package fsx
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"os"
+	"path/filepath"
+
+	"golang.org/x/sys/unix"
+)
+
+// WriteFile replaces path by data as a whole: a reader, and the next boot, see
+// the old content or the new one. The file gets exactly the mode perm.
+func WriteFile(path string, data []byte, perm fs.FileMode) error {
+	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+".*.tmp")
+	if err != nil {
+		return err
+	}
+	defer func() { _ = os.Remove(f.Name()) }() // gone already when all went well
+	_, err = f.Write(data)
+	err = errors.Join(err, f.Chmod(perm), f.Sync(), f.Close())
+	if err != nil {
+		return fmt.Errorf("write %s: %w", path, err)
+	}
+	if err := os.Rename(f.Name(), path); err != nil {
+		return err
+	}
+	return SyncDir(filepath.Dir(path))
+}
+
+// SyncDir makes the names in a directory durable.
+func SyncDir(dir string) error {
+	d, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	return errors.Join(d.Sync(), d.Close())
+}
+
+// ErrLocked says that somebody else holds a lock.
+var ErrLocked = errors.New("locked by another process")
+
+// Lock is a lock on a file that the kernel releases when its holder dies.
+type Lock struct{ f *os.File }
+
+// TryLock takes the lock or returns ErrLocked at once. The file is made if it
+// is missing, and left behind.
+func TryLock(path string) (*Lock, error) { return lock(path, unix.LOCK_EX|unix.LOCK_NB) }
+
+// LockWait waits for the lock until ctx ends.
+func LockWait(ctx context.Context, path string) (*Lock, error) {
+	done := make(chan struct{})
+	var l *Lock
+	var err error
+	go func() { l, err = lock(path, unix.LOCK_EX); close(done) }()
+	select {
+	case <-done:
+		return l, err
+	case <-ctx.Done():
+		go func() { // the waiter ends when the holder does
+			if <-done; err == nil {
+				l.Unlock()
+			}
+		}()
+		return nil, ctx.Err()
+	}
+}
+
+func lock(path string, how int) (*Lock, error) {
+	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	for {
+		err = unix.Flock(int(f.Fd()), how)
+		if err != unix.EINTR {
+			break
+		}
+	}
+	if err != nil {
+		_ = f.Close()
+		if err == unix.EWOULDBLOCK {
+			return nil, ErrLocked
+		}
+		return nil, fmt.Errorf("lock %s: %w", path, err)
+	}
+	return &Lock{f}, nil
+}
+
+// Unlock releases the lock. Unlocking a nil Lock does nothing.
+func (l *Lock) Unlock() {
+	if l != nil {
+		_ = l.f.Close()
+	}
+}
+
+// File returns the locked file, to be inherited by a child that then holds the
+// lock too.
+func (l *Lock) File() *os.File { return l.f }
+
+// maxSunPath is how long a unix socket's path may be, without the final zero
+// (unix(7): sun_path has 108 bytes).
+const maxSunPath = 107
+
+// DialUnix connects to a unix socket at a path of any length.
+func DialUnix(ctx context.Context, path string) (net.Conn, error) {
+	var d net.Dialer
+	if len(path) <= maxSunPath {
+		return d.DialContext(ctx, "unix", path)
+	}
+	dir, err := os.Open(filepath.Dir(path))
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = dir.Close() }()
+	return d.DialContext(ctx, "unix", fmt.Sprintf("/proc/self/fd/%d/%s", dir.Fd(), filepath.Base(path)))
+}
+
+// ListenUnix listens on a unix socket at a path of any length with mode 0600,
+// replacing a socket that a dead process left.
+func ListenUnix(path string) (net.Listener, error) {
+	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, err
+	}
+	short := path
+	if len(path) > maxSunPath {
+		dir, err := os.Open(filepath.Dir(path))
+		if err != nil {
+			return nil, err
+		}
+		defer func() { _ = dir.Close() }()
+		short = fmt.Sprintf("/proc/self/fd/%d/%s", dir.Fd(), filepath.Base(path))
+	}
+	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: short, Net: "unix"})
+	if err != nil {
+		return nil, err
+	}
+	l.SetUnlinkOnClose(false) // short may not name it any more; the directory's owner removes it
+	if err := os.Chmod(path, 0o600); err != nil {
+		return nil, errors.Join(err, l.Close())
+	}
+	return l, nil
+}
