@@ -1,0 +1,248 @@
+// Package network is the pure part of networking: names of interfaces,
+// addresses and subnets, the desired state of a network (bridge, gateway,
+// firewall rules, taps), the difference between desired and observed rules, and
+// the Kernel interface through which the desired state is made real.
+//
+// It does no input or output, and it must not know netlink, nftables, the store
+// or VMs beyond their ids. Package linux implements Kernel.
+package network
+
+import (
+	"context"
+	"net"
+	"net/netip"
+	"slices"
+
+	"github.com/mvmctl/mvm"
+)
+
+// Kernel makes the desired state of networks and taps real, and tells what is
+// there. It is implemented by package linux, for the network namespace of the
+// calling thread, and by nettest.Fake; nettest.Suite holds for both.
+//
+// Ownership. A bridge or tap is ours when its interface alias is Alias(id) of
+// the network's or VM's id; rules of ours carry comments that begin with
+// Tag(network id). Ensure and Add refuse with mvm.ErrExists, before any effect,
+// when a device or table of somebody else has the name. Remove leaves such an
+// object alone and returns nil: afterwards nothing of ours has the name.
+//
+// Idempotence. Every method may be repeated, and brings a half-made or damaged
+// object to the desired state. One that fails or is killed midway leaves an
+// object that the same method, or the removal, takes up again; it rolls nothing
+// back by itself. An object that is right already is not written to, so live
+// connections are not disturbed.
+//
+// Concurrency. Methods may be called at once from several processes, for the
+// same object too. Nothing is shared between networks, nor between taps, so no
+// call depends on what another one reads.
+//
+// Contexts. A cancelled context makes a method return its error before the next
+// step.
+//
+// Errors. mvm.ErrPrivilege where the process may not configure the network,
+// mvm.ErrInvalid for a spec that is not complete, mvm.ErrExists as above,
+// mvm.ErrNotFound for a tap whose bridge is missing, mvm.ErrUnsupported where
+// the kernel lacks something, mvm.ErrUnavailable for the rest.
+type Kernel interface {
+	// EnsureNetwork makes the bridge with the gateway's address, up, and the
+	// firewall rules Rules(s); with NAT it turns on IPv4 forwarding. It returns
+	// what it changed, which is nothing when all was right.
+	EnsureNetwork(ctx context.Context, s Spec) ([]Change, error)
+
+	// RemoveNetwork removes the bridge and the rules. Taps on it stay, without
+	// a bridge. IPv4 forwarding stays on: others may rely on it by now.
+	RemoveNetwork(ctx context.Context, s Spec) error
+
+	// Observe tells what is there of a network. It needs no privilege but for
+	// the rules.
+	Observe(ctx context.Context, s Spec) (Observed, error)
+
+	// AddTap makes the VM's tap, persistent and up, on the bridge, and the
+	// guard that drops what does not come from the guest's own MAC and IP.
+	AddTap(ctx context.Context, t TapSpec) error
+
+	// RemoveTap removes the tap and its guard. Only Name and VMID are read.
+	RemoveTap(ctx context.Context, t TapSpec) error
+
+	// Taps lists the taps that are ours, by name.
+	Taps(ctx context.Context) ([]Tap, error)
+
+	// HostRoutes lists the IPv4 routes of the main table, those of our own
+	// bridges included.
+	HostRoutes(ctx context.Context) ([]Route, error)
+
+	// Interfaces lists the names of all network interfaces.
+	Interfaces(ctx context.Context) ([]string, error)
+}
+
+// Spec is the desired state of a network.
+type Spec struct {
+	NetworkID   string
+	Name        string
+	Bridge      string // BridgeName(Name)
+	Subnet      netip.Prefix
+	Gateway     netip.Addr // the host's address on the bridge
+	NAT         bool       // guests reach the outside by the host's address; without it the network has no way out
+	NATGateways []string   // the uplinks that guests may leave by; none means whichever the host's routes say
+}
+
+// Validate says what a spec lacks, as mvm.ErrInvalid.
+func (s Spec) Validate() error {
+	why := ""
+	switch {
+	case s.NetworkID == "" || len(s.NetworkID) > maxIDLen:
+		why = "has no id of 1 to 64 characters"
+	case !validIfName(s.Bridge):
+		why = "has an impossible bridge name " + mvm.Quote(clip(s.Bridge))
+	case !s.Subnet.IsValid() || !s.Subnet.Addr().Is4() || s.Subnet != s.Subnet.Masked():
+		why = "has no IPv4 subnet"
+	case !s.Subnet.Contains(s.Gateway):
+		why = "has no gateway in its subnet"
+	}
+	for _, u := range s.NATGateways {
+		if why == "" && !validIfName(u) {
+			why = "has an impossible uplink " + mvm.Quote(clip(u))
+		}
+	}
+	if why != "" {
+		return mvm.Errorf(mvm.ErrInvalid, "network %s %s", mvm.Quote(clip(s.Name)), why).
+			WithHint("see 'mvm network inspect'; remove and create the network anew if it is damaged")
+	}
+	return nil
+}
+
+// TapSpec is the desired state of a VM's tap.
+type TapSpec struct {
+	Name     string // TapName(VMID)
+	Bridge   string
+	MAC      net.HardwareAddr // the guest's, not the tap's own
+	IP       netip.Addr       // the guest's
+	VMID     string
+	VMName   string
+	Isolated bool // keeps the VM apart from the other isolated VMs of its network
+	OwnerUID int  // the user who may open the tap; root (0) always may
+}
+
+// Validate says what a spec lacks, as mvm.ErrInvalid.
+func (t TapSpec) Validate() error {
+	why := ""
+	switch {
+	case t.VMID == "" || len(t.VMID) > maxIDLen:
+		why = "has no VM id of 1 to 64 characters"
+	case !validIfName(t.Name):
+		why = "is an impossible interface name"
+	case !validIfName(t.Bridge):
+		why = "has an impossible bridge name " + mvm.Quote(clip(t.Bridge))
+	case len(t.MAC) != 6 || t.MAC[0]&1 != 0:
+		why = "has no unicast MAC address"
+	case !t.IP.Is4():
+		why = "has no IPv4 address"
+	case t.OwnerUID < 0:
+		why = "has no owner"
+	}
+	if why != "" {
+		return mvm.Errorf(mvm.ErrInvalid, "tap %s of VM %s %s", mvm.Quote(clip(t.Name)), mvm.Quote(clip(t.VMName)), why).
+			WithHint("see 'mvm vm inspect'; remove and create the VM anew if it is damaged")
+	}
+	return nil
+}
+
+// Change is something of the host that was changed, for the record.
+type Change struct {
+	What string // "bridge mvm-default", "sysctl net.ipv4.ip_forward", …
+	Old  string // "" when it was not there
+	New  string
+}
+
+// ForwardingSysctl is the What of the change that turns IPv4 forwarding on; it
+// is the only one that RemoveNetwork does not undo.
+const ForwardingSysctl = "sysctl net.ipv4.ip_forward"
+
+// Observed is what is there of a network.
+type Observed struct {
+	Exists     bool // the bridge is there and ours
+	Foreign    bool // somebody else's device has the bridge's name; the rest is then empty
+	Up         bool // administratively
+	Gateway    bool // the bridge has the gateway's address
+	Forwarding bool // the host forwards IPv4
+	Rules      []mvm.FirewallRule
+}
+
+// Active says whether the network serves guests.
+func (o Observed) Active() bool { return o.Exists && o.Up && o.Gateway }
+
+// Tap is a tap of ours as it is.
+type Tap struct {
+	Name     string
+	VMID     string // from the alias
+	Bridge   string // "" when it is on none
+	Up       bool
+	Isolated bool
+	Guarded  bool // the rules against forged addresses are there; false too where they cannot be read
+}
+
+// Route is a route of the host.
+type Route struct {
+	Dst       netip.Prefix // 0.0.0.0/0 for the default route
+	Interface string       // "" for blackhole and its like
+	Metric    int
+}
+
+// Destinations returns where the routes lead, without those through the
+// interfaces named, for FreeSubnet and Overlapping.
+func Destinations(routes []Route, except ...string) []netip.Prefix {
+	var dst []netip.Prefix
+	for _, r := range routes {
+		if r.Interface == "" || !slices.Contains(except, r.Interface) {
+			dst = append(dst, r.Dst)
+		}
+	}
+	return dst
+}
+
+// Uplinks returns the interfaces that have a default route, the one with the
+// lowest metric first.
+func Uplinks(routes []Route) []string {
+	defaults := slices.DeleteFunc(slices.Clone(routes), func(r Route) bool { return r.Dst.Bits() != 0 || r.Interface == "" })
+	slices.SortStableFunc(defaults, func(a, b Route) int { return a.Metric - b.Metric })
+	var names []string
+	for _, r := range defaults {
+		if !slices.Contains(names, r.Interface) {
+			names = append(names, r.Interface)
+		}
+	}
+	return names
+}
+
+// CheckUplinks says with mvm.ErrNotFound which of the uplinks named is not
+// among the host's interfaces.
+func CheckUplinks(want, interfaces []string) error {
+	for _, w := range want {
+		if slices.Contains(interfaces, w) {
+			continue
+		}
+		e := mvm.Errorf(mvm.ErrNotFound, "this host has no interface %s", mvm.Quote(clip(w)))
+		if near := mvm.Nearest(w, interfaces); len(near) > 0 {
+			return e.WithHint("did you mean %s?", near[0])
+		}
+		return e.WithHint("see 'ip link' for the interfaces, or leave the uplinks out to follow the default route")
+	}
+	return nil
+}
+
+// maxIDLen keeps a rule's comment within the 128 bytes that nft reads back.
+const maxIDLen = 64
+
+// validIfName is the kernel's dev_valid_name, narrowed to printable ASCII
+// without quotes and '!' (which marks a negation in rules).
+func validIfName(s string) bool {
+	if s == "" || len(s) > maxIfName || s == "." || s == ".." {
+		return false
+	}
+	for _, c := range []byte(s) {
+		if c <= ' ' || c >= 0x7f || c == '/' || c == ':' || c == '"' || c == '!' || c == '*' {
+			return false
+		}
+	}
+	return true
+}
