@@ -1,0 +1,258 @@
+package linux
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"net"
+	"net/netip"
+	"os"
+	"strings"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+
+	"github.com/mvmctl/mvm/internal/network"
+)
+
+// forwardingFile is net.ipv4.ip_forward of the calling thread's namespace.
+const forwardingFile = "/proc/sys/net/ipv4/ip_forward"
+
+// EnsureNetwork implements network.Kernel.
+func (k *Kernel) EnsureNetwork(ctx context.Context, spec network.Spec) ([]network.Change, error) {
+	if err := spec.Validate(); err != nil {
+		return nil, err
+	}
+	s, err := open(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer s.Close()
+	br, err := s.bridge(spec)
+	if err != nil {
+		return nil, err
+	}
+	fw, err := openFirewall()
+	if err != nil {
+		return nil, err
+	}
+	defer fw.close()
+	table, err := fw.read(networkTable(spec))
+	if err != nil {
+		return nil, err
+	}
+	if table.foreign {
+		return nil, foreign("nftables table", "ip "+spec.Bridge)
+	}
+	changes, err := s.ensureBridge(br, spec)
+	if err != nil {
+		return changes, err
+	}
+	if err := ctx.Err(); err != nil {
+		return changes, err
+	}
+	if observed := observedRules(table, spec); !network.InPlace(network.Rules(spec), observed) || !table.complete() {
+		if err := fw.replace(networkTable(spec)); err != nil {
+			return changes, err
+		}
+		changes = append(changes, network.Change{What: "nftables table ip " + spec.Bridge, Old: presence(table.exists), New: "present"})
+	}
+	if spec.NAT && ctx.Err() == nil {
+		change, err := ensureForwarding()
+		return append(changes, change...), err
+	}
+	return changes, ctx.Err()
+}
+
+func presence(is bool) string {
+	if is {
+		return "different"
+	}
+	return ""
+}
+
+// bridge returns the network's bridge, nil if there is none, and an error if
+// the name is somebody else's.
+func (s *session) bridge(spec network.Spec) (netlink.Link, error) {
+	l, err := s.link(spec.Bridge)
+	if err != nil || l == nil {
+		return nil, err
+	}
+	if !ownsBridge(l, spec.NetworkID) {
+		return nil, foreign("interface", spec.Bridge)
+	}
+	return l, nil
+}
+
+// ownsBridge tells our bridge by its alias, or, where we were killed before we
+// could set one, by the address that it was made with.
+func ownsBridge(l netlink.Link, networkID string) bool {
+	if l.Type() != "bridge" {
+		return false
+	}
+	if alias := l.Attrs().Alias; alias != "" {
+		return alias == network.Alias(networkID)
+	}
+	return bytes.Equal(l.Attrs().HardwareAddr, network.BridgeMAC(networkID))
+}
+
+func (s *session) ensureBridge(l netlink.Link, spec network.Spec) ([]network.Change, error) {
+	var changes []network.Change
+	if l == nil {
+		attrs := netlink.NewLinkAttrs()
+		attrs.Name, attrs.HardwareAddr = spec.Bridge, network.BridgeMAC(spec.NetworkID)
+		err := s.LinkAdd(&netlink.Bridge{LinkAttrs: attrs})
+		if err != nil && !errors.Is(err, unix.EEXIST) { // another process may have been quicker
+			return nil, explain(err, "make bridge %s", spec.Bridge)
+		}
+		if l, err = s.bridge(spec); err != nil {
+			return nil, err
+		}
+		if l == nil {
+			return nil, explain(unix.ENODEV, "find bridge %s again", spec.Bridge)
+		}
+		changes = append(changes, network.Change{What: "bridge " + spec.Bridge, New: spec.Subnet.String()})
+	}
+	if l.Attrs().Alias == "" {
+		if err := s.LinkSetAlias(l, network.Alias(spec.NetworkID)); err != nil {
+			return changes, explain(err, "mark bridge %s", spec.Bridge)
+		}
+	}
+	has, err := s.hasAddr(l, spec)
+	if err != nil {
+		return changes, err
+	}
+	if !has {
+		disableIPv6(spec.Bridge)
+		if err := s.AddrReplace(l, gatewayAddr(spec)); err != nil {
+			return changes, explain(err, "give bridge %s the address %s", spec.Bridge, spec.Gateway)
+		}
+		changes = append(changes, network.Change{What: "address of " + spec.Bridge, New: gatewayPrefix(spec).String()})
+	}
+	if l.Attrs().Flags&net.FlagUp == 0 {
+		if err := s.LinkSetUp(l); err != nil {
+			return changes, explain(err, "set bridge %s up", spec.Bridge)
+		}
+		changes = append(changes, network.Change{What: "state of " + spec.Bridge, Old: "down", New: "up"})
+	}
+	return changes, nil
+}
+
+func gatewayPrefix(spec network.Spec) netip.Prefix {
+	return netip.PrefixFrom(spec.Gateway, spec.Subnet.Bits())
+}
+
+func gatewayAddr(spec network.Spec) *netlink.Addr {
+	broadcast := network.Broadcast(spec.Subnet)
+	return &netlink.Addr{
+		IPNet:     &net.IPNet{IP: spec.Gateway.AsSlice(), Mask: net.CIDRMask(spec.Subnet.Bits(), 32)},
+		Broadcast: broadcast.AsSlice(),
+	}
+}
+
+func (s *session) hasAddr(l netlink.Link, spec network.Spec) (bool, error) {
+	addrs, err := again(func() ([]netlink.Addr, error) { return s.AddrList(l, netlink.FAMILY_V4) })
+	if err != nil {
+		return false, explain(err, "list the addresses of %s", l.Attrs().Name)
+	}
+	for _, a := range addrs {
+		if a.IPNet != nil && prefixOf(a.IPNet) == gatewayPrefix(spec) {
+			return true, nil
+		}
+	}
+	return false, nil
+}
+
+// disableIPv6 keeps the host's IPv6 stack off a device: networks are IPv4 only,
+// and a guest must not reach the host's services by link-local addresses, which
+// no rule of ours looks at. The file is missing where the kernel has no IPv6.
+func disableIPv6(ifname string) {
+	_ = os.WriteFile("/proc/sys/net/ipv6/conf/"+ifname+"/disable_ipv6", []byte("1"), 0)
+}
+
+func forwarding() (bool, error) {
+	data, err := os.ReadFile(forwardingFile)
+	if err != nil {
+		return false, explain(err, "read net.ipv4.ip_forward")
+	}
+	return strings.TrimSpace(string(data)) != "0", nil
+}
+
+func ensureForwarding() ([]network.Change, error) {
+	on, err := forwarding()
+	if err != nil || on {
+		return nil, err
+	}
+	if err := os.WriteFile(forwardingFile, []byte("1"), 0); err != nil {
+		return nil, explain(err, "turn on net.ipv4.ip_forward")
+	}
+	return []network.Change{{What: network.ForwardingSysctl, Old: "0", New: "1"}}, nil
+}
+
+// RemoveNetwork implements network.Kernel. The bridge goes first: while it is
+// there, so are the rules that keep its guests in.
+func (k *Kernel) RemoveNetwork(ctx context.Context, spec network.Spec) error {
+	if err := spec.Validate(); err != nil {
+		return err
+	}
+	s, err := open(ctx)
+	if err != nil {
+		return err
+	}
+	defer s.Close()
+	l, err := s.LinkByName(spec.Bridge)
+	var none netlink.LinkNotFoundError
+	if err != nil && !errors.As(err, &none) {
+		return explain(err, "look up bridge %s", spec.Bridge)
+	}
+	if err == nil && l.Attrs().Name == spec.Bridge && ownsBridge(l, spec.NetworkID) {
+		if err := s.LinkDel(l); err != nil && !errors.Is(err, unix.ENODEV) {
+			return explain(err, "remove bridge %s", spec.Bridge)
+		}
+	}
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	return removeTable(networkTable(spec))
+}
+
+// Observe implements network.Kernel.
+func (k *Kernel) Observe(ctx context.Context, spec network.Spec) (network.Observed, error) {
+	var o network.Observed
+	if err := spec.Validate(); err != nil {
+		return o, err
+	}
+	s, err := open(ctx)
+	if err != nil {
+		return o, err
+	}
+	defer s.Close()
+	l, err := s.LinkByName(spec.Bridge)
+	var none netlink.LinkNotFoundError
+	if err != nil && !errors.As(err, &none) {
+		return o, explain(err, "look up bridge %s", spec.Bridge)
+	}
+	if err == nil {
+		if l.Attrs().Name != spec.Bridge || !ownsBridge(l, spec.NetworkID) {
+			return network.Observed{Foreign: true}, nil
+		}
+		o.Exists, o.Up = true, l.Attrs().Flags&net.FlagUp != 0
+		if o.Gateway, err = s.hasAddr(l, spec); err != nil {
+			return o, err
+		}
+	}
+	if o.Forwarding, err = forwarding(); err != nil {
+		return o, err
+	}
+	fw, err := openFirewall()
+	if err != nil {
+		return o, err
+	}
+	defer fw.close()
+	table, err := fw.read(networkTable(spec))
+	if err != nil {
+		return o, err
+	}
+	o.Rules = observedRules(table, spec)
+	return o, nil
+}

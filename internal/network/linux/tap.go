@@ -1,0 +1,235 @@
+package linux
+
+import (
+	"context"
+	"errors"
+	"net"
+	"slices"
+	"strings"
+
+	"github.com/google/nftables"
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+
+	"github.com/mvmctl/mvm"
+	"github.com/mvmctl/mvm/internal/network"
+)
+
+// AddTap implements network.Kernel. The guard stands before the tap joins the
+// bridge, and the tap goes up last.
+func (k *Kernel) AddTap(ctx context.Context, t network.TapSpec) error {
+	if err := t.Validate(); err != nil {
+		return err
+	}
+	s, err := open(ctx)
+	if err != nil {
+		return err
+	}
+	defer s.Close()
+	br, err := s.bridgeFor(t)
+	if err != nil {
+		return err
+	}
+	tap, err := s.tap(t)
+	if err != nil {
+		return err
+	}
+	fw, err := openFirewall()
+	if err != nil {
+		return err
+	}
+	defer fw.close()
+	guard, err := fw.read(guardTable(t))
+	if err != nil {
+		return err
+	}
+	if guard.foreign {
+		return foreign("nftables table", "netdev "+t.Name)
+	}
+	if tap, err = s.ensureTap(tap, t); err != nil {
+		return err
+	}
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	if err := fw.replace(guardTable(t)); err != nil {
+		return err
+	}
+	return s.attach(tap, br, t)
+}
+
+// bridgeFor returns the bridge that the tap belongs on.
+func (s *session) bridgeFor(t network.TapSpec) (netlink.Link, error) {
+	br, err := s.link(t.Bridge)
+	switch {
+	case err != nil:
+		return nil, err
+	case br == nil:
+		return nil, mvm.Errorf(mvm.ErrNotFound, "bridge %s of VM %s is missing", mvm.Quote(t.Bridge), mvm.Quote(t.VMName)).
+			WithHint("run 'mvm network sync' to set the networks up again")
+	}
+	if _, ours := network.AliasID(br.Attrs().Alias); br.Type() != "bridge" || !ours {
+		return nil, foreign("interface", t.Bridge)
+	}
+	return br, nil
+}
+
+// tap returns the VM's tap, nil if there is none, and an error if the name is
+// somebody else's.
+func (s *session) tap(t network.TapSpec) (*netlink.Tuntap, error) {
+	l, err := s.link(t.Name)
+	if err != nil || l == nil {
+		return nil, err
+	}
+	tap, ok := l.(*netlink.Tuntap)
+	if !ok || !ownsTap(tap, t.VMID) {
+		return nil, foreign("interface", t.Name)
+	}
+	return tap, nil
+}
+
+func ownsTap(tap *netlink.Tuntap, vmID string) bool {
+	return tap.Mode == netlink.TUNTAP_MODE_TAP && tap.Attrs().Alias == network.Alias(vmID)
+}
+
+// ensureTap makes the tap where it is missing and gives it its owner.
+func (s *session) ensureTap(tap *netlink.Tuntap, t network.TapSpec) (*netlink.Tuntap, error) {
+	if tap == nil {
+		err := makeTap(t, func() error {
+			l, err := s.link(t.Name)
+			if err != nil {
+				return err
+			}
+			if l == nil {
+				return unix.ENODEV
+			}
+			return s.LinkSetAlias(l, network.Alias(t.VMID))
+		})
+		if err != nil && !errors.Is(err, unix.EBUSY) { // EBUSY: another process was quicker
+			return nil, explain(err, "make tap %s", t.Name)
+		}
+		if tap, err = s.tap(t); err != nil {
+			return nil, err
+		}
+		if tap == nil {
+			return nil, explain(unix.ENODEV, "find tap %s again", t.Name)
+		}
+	}
+	if tap.Owner != uint32(t.OwnerUID) {
+		if err := chownTap(t); err != nil {
+			return nil, explain(err, "give tap %s to user %d", t.Name, t.OwnerUID)
+		}
+	}
+	return tap, nil
+}
+
+// attach puts the tap on its bridge and sets it up.
+func (s *session) attach(tap *netlink.Tuntap, br netlink.Link, t network.TapSpec) error {
+	if tap.Attrs().MasterIndex != br.Attrs().Index {
+		disableIPv6(t.Name)
+		if err := s.LinkSetMaster(tap, br); err != nil {
+			return explain(err, "attach tap %s to bridge %s", t.Name, t.Bridge)
+		}
+	}
+	port, err := s.LinkGetProtinfo(tap)
+	if err != nil {
+		return explain(err, "read the bridge port of tap %s", t.Name)
+	}
+	if port.Isolated != t.Isolated {
+		if err := s.LinkSetIsolated(tap, t.Isolated); err != nil {
+			return explain(err, "isolate tap %s", t.Name)
+		}
+	}
+	if err := s.ctx.Err(); err != nil {
+		return err
+	}
+	if tap.Attrs().Flags&net.FlagUp == 0 {
+		if err := s.LinkSetUp(tap); err != nil {
+			return explain(err, "set tap %s up", t.Name)
+		}
+	}
+	return nil
+}
+
+// RemoveTap implements network.Kernel. The guard goes last: the tap is never
+// without one.
+func (k *Kernel) RemoveTap(ctx context.Context, t network.TapSpec) error {
+	s, err := open(ctx)
+	if err != nil {
+		return err
+	}
+	defer s.Close()
+	l, err := s.LinkByName(t.Name)
+	var none netlink.LinkNotFoundError
+	if err != nil && !errors.As(err, &none) {
+		return explain(err, "look up tap %s", t.Name)
+	}
+	if tap, ok := l.(*netlink.Tuntap); err == nil && ok && tap.Attrs().Name == t.Name && ownsTap(tap, t.VMID) {
+		if err := s.LinkDel(tap); err != nil && !errors.Is(err, unix.ENODEV) {
+			return explain(err, "remove tap %s", t.Name)
+		}
+	}
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	return removeTable(guardTable(t))
+}
+
+// Taps implements network.Kernel.
+func (k *Kernel) Taps(ctx context.Context) ([]network.Tap, error) {
+	s, err := open(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer s.Close()
+	links, err := again(s.LinkList)
+	if err != nil {
+		return nil, explain(err, "list interfaces")
+	}
+	names := make(map[int]string, len(links))
+	for _, l := range links {
+		names[l.Attrs().Index] = l.Attrs().Name
+	}
+	guarded := guardedTaps()
+	var taps []network.Tap
+	for _, l := range links {
+		a := l.Attrs()
+		id, ours := network.AliasID(a.Alias)
+		tun, ok := l.(*netlink.Tuntap)
+		if !ok || !ours || tun.Mode != netlink.TUNTAP_MODE_TAP {
+			continue
+		}
+		t := network.Tap{Name: a.Name, VMID: id, Bridge: names[a.MasterIndex], Up: a.Flags&net.FlagUp != 0, Guarded: guarded[a.Name]}
+		if a.MasterIndex != 0 {
+			port, err := s.LinkGetProtinfo(l)
+			if err != nil && !errors.Is(err, unix.ENODEV) {
+				return nil, explain(err, "read the bridge port of tap %s", a.Name)
+			}
+			t.Isolated = port.Isolated
+		}
+		taps = append(taps, t)
+	}
+	slices.SortFunc(taps, func(a, b network.Tap) int { return strings.Compare(a.Name, b.Name) })
+	return taps, nil
+}
+
+// guardedTaps returns the names of the taps whose guard stands. A guard without
+// rules drops everything, so its chain is what counts.
+func guardedTaps() map[string]bool {
+	fw, err := openFirewall()
+	if err != nil {
+		return nil
+	}
+	defer fw.close()
+	chains, err := fw.ListChainsOfTableFamily(nftables.TableFamilyNetdev)
+	if err != nil {
+		return nil // unprivileged: not known, and so not claimed
+	}
+	guarded := make(map[string]bool, len(chains))
+	for _, c := range chains {
+		if c.Name == guardChain && c.Policy != nil && *c.Policy == nftables.ChainPolicyDrop {
+			guarded[c.Table.Name] = true
+		}
+	}
+	return guarded
+}
