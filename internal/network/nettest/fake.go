@@ -1,0 +1,312 @@
+package nettest
+
+import (
+	"context"
+	"maps"
+	"net/netip"
+	"slices"
+	"strings"
+	"sync"
+
+	"github.com/mvmctl/mvm"
+	"github.com/mvmctl/mvm/internal/network"
+)
+
+// Fake is a network.Kernel in memory that behaves like the real one. Its zero
+// value is a host without networks that does not forward. Methods beyond the
+// interface stand for what other programs do.
+type Fake struct {
+	// Fail, if set, is asked before each effect, such as "make bridge mvm-a";
+	// its error ends the method there, like a kernel that refuses.
+	Fail func(effect string) error
+
+	// Routes are the host's own routes.
+	Routes []network.Route
+
+	mu         sync.Mutex
+	links      map[string]*fakeLink
+	tables     map[string]*fakeTable
+	forwarding bool
+}
+
+var _ network.Kernel = (*Fake)(nil)
+
+type fakeLink struct {
+	kind     string // "bridge", "tap", "other"
+	alias    string
+	up       bool
+	addr     netip.Prefix
+	master   string
+	isolated bool
+}
+
+type fakeTable struct {
+	owner string // the tag; "" for somebody else's
+	rules []mvm.FirewallRule
+}
+
+// begin takes the lock after looking at the context.
+func (f *Fake) begin(ctx context.Context) (func(), error) {
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	f.mu.Lock()
+	if f.links == nil {
+		f.links, f.tables = map[string]*fakeLink{"lo": {kind: "other", up: true}}, map[string]*fakeTable{}
+	}
+	return f.mu.Unlock, nil
+}
+
+func (f *Fake) effect(ctx context.Context, what string) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	if f.Fail != nil {
+		return f.Fail(what)
+	}
+	return nil
+}
+
+func taken(name string) error {
+	return mvm.Errorf(mvm.ErrExists, "interface %s is there already and belongs to something else", mvm.Quote(name)).
+		WithHint("use another name, or remove it if nothing needs it")
+}
+
+// own says whether link and table of a name may be used for an id.
+func (f *Fake) own(kind, name, id string) error {
+	if l := f.links[name]; l != nil && (l.kind != kind || l.alias != network.Alias(id)) {
+		return taken(name)
+	}
+	if t := f.tables[name]; t != nil && t.owner != network.Tag(id) {
+		return taken(name)
+	}
+	return nil
+}
+
+// EnsureNetwork implements network.Kernel.
+func (f *Fake) EnsureNetwork(ctx context.Context, s network.Spec) ([]network.Change, error) {
+	if err := s.Validate(); err != nil {
+		return nil, err
+	}
+	end, err := f.begin(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer end()
+	if err := f.own("bridge", s.Bridge, s.NetworkID); err != nil {
+		return nil, err
+	}
+	var changes []network.Change
+	step := func(needed bool, effect string, c network.Change, do func()) {
+		if err == nil && needed {
+			if err = f.effect(ctx, effect); err == nil {
+				do()
+				changes = append(changes, c)
+			}
+		}
+	}
+	step(f.links[s.Bridge] == nil, "make bridge "+s.Bridge, network.Change{What: "bridge " + s.Bridge, New: s.Subnet.String()},
+		func() { f.links[s.Bridge] = &fakeLink{kind: "bridge", alias: network.Alias(s.NetworkID)} })
+	if err != nil {
+		return changes, err
+	}
+	l, want := f.links[s.Bridge], netip.PrefixFrom(s.Gateway, s.Subnet.Bits())
+	step(l.addr != want, "address "+s.Bridge, network.Change{What: "address of " + s.Bridge, New: want.String()}, func() { l.addr = want })
+	step(!l.up, "up "+s.Bridge, network.Change{What: "state of " + s.Bridge, Old: "down", New: "up"}, func() { l.up = true })
+	t := f.tables[s.Bridge]
+	step(t == nil || !network.InPlace(network.Rules(s), t.rules), "rules "+s.Bridge, network.Change{What: "nftables table ip " + s.Bridge, New: "present"},
+		func() { f.tables[s.Bridge] = &fakeTable{network.Tag(s.NetworkID), network.Rules(s)} })
+	step(s.NAT && !f.forwarding, "forwarding", network.Change{What: network.ForwardingSysctl, Old: "0", New: "1"}, func() { f.forwarding = true })
+	return changes, err
+}
+
+// RemoveNetwork implements network.Kernel.
+func (f *Fake) RemoveNetwork(ctx context.Context, s network.Spec) error {
+	if err := s.Validate(); err != nil {
+		return err
+	}
+	return f.remove(ctx, "bridge", s.Bridge, s.NetworkID)
+}
+
+func (f *Fake) remove(ctx context.Context, kind, name, id string) error {
+	end, err := f.begin(ctx)
+	if err != nil {
+		return err
+	}
+	defer end()
+	if l := f.links[name]; l != nil && l.kind == kind && l.alias == network.Alias(id) {
+		if err := f.effect(ctx, "remove "+name); err != nil {
+			return err
+		}
+		f.dropLink(name)
+	}
+	if t := f.tables[name]; t != nil && t.owner == network.Tag(id) {
+		if err := f.effect(ctx, "remove rules of "+name); err != nil {
+			return err
+		}
+		delete(f.tables, name)
+	}
+	return nil
+}
+
+func (f *Fake) dropLink(name string) {
+	delete(f.links, name)
+	for _, l := range f.links {
+		if l.master == name {
+			l.master, l.isolated = "", false
+		}
+	}
+}
+
+// Observe implements network.Kernel.
+func (f *Fake) Observe(ctx context.Context, s network.Spec) (network.Observed, error) {
+	var o network.Observed
+	if err := s.Validate(); err != nil {
+		return o, err
+	}
+	end, err := f.begin(ctx)
+	if err != nil {
+		return o, err
+	}
+	defer end()
+	if l := f.links[s.Bridge]; l != nil {
+		if l.kind != "bridge" || l.alias != network.Alias(s.NetworkID) {
+			return network.Observed{Foreign: true}, nil
+		}
+		o.Exists, o.Up, o.Gateway = true, l.up, l.addr == netip.PrefixFrom(s.Gateway, s.Subnet.Bits())
+	}
+	o.Forwarding = f.forwarding
+	if t := f.tables[s.Bridge]; t != nil && t.owner == network.Tag(s.NetworkID) {
+		o.Rules = slices.Clone(t.rules)
+	}
+	return o, nil
+}
+
+// AddTap implements network.Kernel.
+func (f *Fake) AddTap(ctx context.Context, t network.TapSpec) error {
+	if err := t.Validate(); err != nil {
+		return err
+	}
+	end, err := f.begin(ctx)
+	if err != nil {
+		return err
+	}
+	defer end()
+	br := f.links[t.Bridge]
+	if br == nil {
+		return mvm.Errorf(mvm.ErrNotFound, "bridge %s of VM %s is missing", mvm.Quote(t.Bridge), mvm.Quote(t.VMName)).
+			WithHint("run 'mvm network sync' to set the networks up again")
+	}
+	if _, ours := network.AliasID(br.alias); br.kind != "bridge" || !ours {
+		return taken(t.Bridge)
+	}
+	if err := f.own("tap", t.Name, t.VMID); err != nil {
+		return err
+	}
+	if f.links[t.Name] == nil {
+		if err := f.effect(ctx, "make tap "+t.Name); err != nil {
+			return err
+		}
+		f.links[t.Name] = &fakeLink{kind: "tap", alias: network.Alias(t.VMID)}
+	}
+	if err := f.effect(ctx, "guard "+t.Name); err != nil {
+		return err
+	}
+	f.tables[t.Name] = &fakeTable{owner: network.Tag(t.VMID)}
+	if err := f.effect(ctx, "attach "+t.Name); err != nil {
+		return err
+	}
+	l := f.links[t.Name]
+	l.master, l.isolated, l.up = t.Bridge, t.Isolated, true
+	return nil
+}
+
+// RemoveTap implements network.Kernel.
+func (f *Fake) RemoveTap(ctx context.Context, t network.TapSpec) error {
+	return f.remove(ctx, "tap", t.Name, t.VMID)
+}
+
+// Taps implements network.Kernel.
+func (f *Fake) Taps(ctx context.Context) ([]network.Tap, error) {
+	end, err := f.begin(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer end()
+	var taps []network.Tap
+	for name, l := range f.links {
+		if id, ours := network.AliasID(l.alias); ours && l.kind == "tap" {
+			taps = append(taps, network.Tap{Name: name, VMID: id, Bridge: l.master, Up: l.up, Isolated: l.isolated, Guarded: f.tables[name] != nil})
+		}
+	}
+	slices.SortFunc(taps, func(a, b network.Tap) int { return strings.Compare(a.Name, b.Name) })
+	return taps, nil
+}
+
+// HostRoutes implements network.Kernel.
+func (f *Fake) HostRoutes(ctx context.Context) ([]network.Route, error) {
+	end, err := f.begin(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer end()
+	routes := slices.Clone(f.Routes)
+	for name, l := range f.links {
+		if l.addr.IsValid() && l.up {
+			routes = append(routes, network.Route{Dst: l.addr.Masked(), Interface: name})
+		}
+	}
+	return routes, nil
+}
+
+// Interfaces implements network.Kernel.
+func (f *Fake) Interfaces(ctx context.Context) ([]string, error) {
+	end, err := f.begin(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer end()
+	return slices.Sorted(maps.Keys(f.links)), nil
+}
+
+// AddLink makes an interface of somebody else.
+func (f *Fake) AddLink(name string) {
+	end, _ := f.begin(context.Background())
+	defer end()
+	f.links[name] = &fakeLink{kind: "other", up: true}
+}
+
+// DelLink removes an interface, as 'ip link del' does.
+func (f *Fake) DelLink(name string) {
+	end, _ := f.begin(context.Background())
+	defer end()
+	f.dropLink(name)
+}
+
+// SetDown sets an interface down.
+func (f *Fake) SetDown(name string) {
+	end, _ := f.begin(context.Background())
+	defer end()
+	f.links[name].up = false
+}
+
+// AddTable makes an nftables table of somebody else.
+func (f *Fake) AddTable(name string) {
+	end, _ := f.begin(context.Background())
+	defer end()
+	f.tables[name] = &fakeTable{}
+}
+
+// HasTable says whether an nftables table of a name is there.
+func (f *Fake) HasTable(name string) bool {
+	end, _ := f.begin(context.Background())
+	defer end()
+	return f.tables[name] != nil
+}
+
+// FlushTable removes the rules of a table, as 'nft flush table' does.
+func (f *Fake) FlushTable(name string) {
+	end, _ := f.begin(context.Background())
+	defer end()
+	f.tables[name].rules = nil
+}

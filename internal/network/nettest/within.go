@@ -1,0 +1,56 @@
+package nettest
+
+import (
+	"context"
+
+	"github.com/mvmctl/mvm/internal/network"
+)
+
+// Within returns a Kernel whose methods run k's on the namespace's thread, so
+// that it can be called from any goroutine.
+func (ns *Namespace) Within(k network.Kernel) network.Kernel { return within{ns, k} }
+
+type within struct {
+	ns *Namespace
+	k  network.Kernel
+}
+
+func (w within) EnsureNetwork(ctx context.Context, s network.Spec) (c []network.Change, err error) {
+	w.ns.Do(func() { c, err = w.k.EnsureNetwork(ctx, s) })
+	return c, err
+}
+
+func (w within) RemoveNetwork(ctx context.Context, s network.Spec) (err error) {
+	w.ns.Do(func() { err = w.k.RemoveNetwork(ctx, s) })
+	return err
+}
+
+func (w within) Observe(ctx context.Context, s network.Spec) (o network.Observed, err error) {
+	w.ns.Do(func() { o, err = w.k.Observe(ctx, s) })
+	return o, err
+}
+
+func (w within) AddTap(ctx context.Context, t network.TapSpec) (err error) {
+	w.ns.Do(func() { err = w.k.AddTap(ctx, t) })
+	return err
+}
+
+func (w within) RemoveTap(ctx context.Context, t network.TapSpec) (err error) {
+	w.ns.Do(func() { err = w.k.RemoveTap(ctx, t) })
+	return err
+}
+
+func (w within) Taps(ctx context.Context) (taps []network.Tap, err error) {
+	w.ns.Do(func() { taps, err = w.k.Taps(ctx) })
+	return taps, err
+}
+
+func (w within) HostRoutes(ctx context.Context) (routes []network.Route, err error) {
+	w.ns.Do(func() { routes, err = w.k.HostRoutes(ctx) })
+	return routes, err
+}
+
+func (w within) Interfaces(ctx context.Context) (names []string, err error) {
+	w.ns.Do(func() { names, err = w.k.Interfaces(ctx) })
+	return names, err
+}
