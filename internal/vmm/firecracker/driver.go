@@ -1,0 +1,3 @@
+package firecracker
+
+type Driver struct{}

@@ -1,0 +1,237 @@
+// Package fakevmm is a Firecracker without KVM, for tests: the test binary,
+// started again under the name "firecracker", that reads the same command line
+// and configuration file, offers the same API and vsock sockets, has the guest's
+// console on stdin and stdout and ends as the real one does. Its guest is a few
+// goroutines (see guest.go). It knows nothing of the driver that it is tested
+// with, and it refuses what Firecracker's OpenAPI description does not allow
+// wherever that description was found.
+package fakevmm
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+// Version is what the fake says it is.
+const Version = "1.16.1"
+
+// programName is the name under which the test binary becomes the fake.
+const programName = "firecracker"
+
+// Main runs the fake if this process was started as one and ends the process;
+// otherwise it returns. It has to be the first call of TestMain.
+func Main() {
+	if filepath.Base(os.Args[0]) == programName {
+		os.Exit(run(os.Args[1:], os.Stdin, os.Stdout, os.Stderr))
+	}
+}
+
+// Install makes a directory with a program "firecracker" that is this test
+// binary, and returns the program's path. The test's package has to call Main.
+func Install(t testing.TB) string {
+	t.Helper()
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	program := filepath.Join(dir, programName)
+	if err := os.Symlink(self, program); err != nil {
+		t.Fatal(err)
+	}
+	if spec := SpecPath(); spec != "" { // the fake finds it beside itself, whatever its environment
+		if err := os.Symlink(spec, filepath.Join(dir, specName)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return program
+}
+
+// Exit codes of Firecracker (FcExitCode in its source).
+const (
+	exitOK     = 0
+	exitError  = 1
+	exitConfig = 152
+	exitArgs   = 153
+)
+
+// flags are Firecracker's options; true takes a value.
+var flags = map[string]bool{
+	"api-sock": true, "boot-timer": false, "config-file": true, "describe-snapshot": true, "enable-pci": false,
+	"help": false, "http-api-max-payload-size": true, "id": true, "level": true, "log-path": true, "metadata": true,
+	"metrics-path": true, "mmds-size-limit": true, "module": true, "no-api": false, "no-seccomp": false,
+	"parent-cpu-time-us": true, "seccomp-filter": true, "show-level": false, "show-log-origin": false,
+	"snapshot-version": false, "start-time-cpu-us": true, "start-time-us": true, "version": false,
+}
+
+func parse(args []string) (map[string]string, error) {
+	opts := map[string]string{"api-sock": "/run/firecracker.socket", "id": "anonymous-instance", "level": "Info"}
+	for i := 0; i < len(args); i++ {
+		name, isFlag := strings.CutPrefix(args[i], "--")
+		value, known := flags[name]
+		switch {
+		case !isFlag || !known:
+			return nil, fmt.Errorf("UnexpectedArgument(%q)", strings.TrimPrefix(args[i], "--"))
+		case value && (i+1 == len(args) || strings.HasPrefix(args[i+1], "--")):
+			return nil, fmt.Errorf("MissingValue(%q)", name)
+		case value:
+			i++
+			opts[name] = args[i]
+		default:
+			opts[name] = "true"
+		}
+	}
+	return opts, nil
+}
+
+// run is the process: it returns the exit code.
+func run(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
+	opts, err := parse(args)
+	if err != nil {
+		_, _ = fmt.Fprintf(stderr, "Error: ParseArguments(%v)\n", err)
+		return exitArgs
+	}
+	if opts["version"] != "" {
+		_, _ = fmt.Fprintf(stdout, "Firecracker v%s\n\n", Version)
+	}
+	log, err := openLog(opts, stdout)
+	if err != nil {
+		_, _ = fmt.Fprintf(stderr, "Error: LoggerInitialization(%v)\n", err)
+		return exitError
+	}
+	if opts["version"] != "" {
+		log.info("Firecracker exiting successfully. exit_code=0")
+		return exitOK
+	}
+	log.info("Running Firecracker v" + Version)
+	vm := &machine{id: opts["id"], pci: opts["enable-pci"] != "", log: log, state: "Not started", ended: make(chan int, 1)}
+	vm.guest = newGuest(stdin, stdout)
+	if dir := filepath.Dir(os.Args[0]); existing(filepath.Join(dir, specName)) != "" {
+		if vm.spec, err = LoadSpec(filepath.Join(dir, specName)); err != nil {
+			_, _ = fmt.Fprintf(stderr, "Error: fakevmm cannot read the OpenAPI description: %v\n", err)
+			return exitError
+		}
+	}
+	if err := vm.start(opts); err != nil {
+		log.error(err.Error())
+		_, _ = fmt.Fprintf(stderr, "Error: RunWithApi(%v)\n", err)
+		log.error("Firecracker exiting with error. exit_code=1")
+		return exitError
+	}
+	code := <-vm.ended
+	log.info(fmt.Sprintf("Firecracker exiting successfully. exit_code=%d", code))
+	return code
+}
+
+// config is the configuration file with what the fake looks at. Firecracker
+// refuses unknown fields within a section and missing "drives" and
+// "boot-source"; it ignores unknown sections.
+type config struct {
+	Boot struct {
+		Kernel string  `json:"kernel_image_path"`
+		Initrd *string `json:"initrd_path"`
+		Args   *string `json:"boot_args"`
+	} `json:"boot-source"`
+	Drives  []drive `json:"drives"`
+	Machine struct {
+		VCPUs int `json:"vcpu_count"`
+		Mem   int `json:"mem_size_mib"`
+	} `json:"machine-config"`
+	Vsock *struct {
+		CID  int    `json:"guest_cid"`
+		Path string `json:"uds_path"`
+	} `json:"vsock"`
+	NICs []struct {
+		ID  string `json:"iface_id"`
+		MAC string `json:"guest_mac"`
+	} `json:"network-interfaces"`
+	Metrics *struct {
+		Path string `json:"metrics_path"`
+	} `json:"metrics"`
+	Balloon json.RawMessage `json:"balloon"`
+	MMDS    json.RawMessage `json:"mmds-config"`
+}
+
+type drive struct {
+	ID       string `json:"drive_id"`
+	Path     string `json:"path_on_host"`
+	ReadOnly bool   `json:"is_read_only"`
+}
+
+// readConfig reads and checks a configuration file as far as Firecracker does
+// before it touches KVM.
+func readConfig(path string, spec *Spec) (*config, []byte, error) {
+	data, err := os.ReadFile(path)
+	if err != nil {
+		return nil, nil, fmt.Errorf("Unable to open or read from the configuration file: %w", err) //nolint:revive // Firecracker's words
+	}
+	var sections map[string]json.RawMessage
+	if err := json.Unmarshal(data, &sections); err != nil {
+		return nil, nil, fmt.Errorf("BuildFromJson(ParseFromJson(InvalidJson(%w)))", err)
+	}
+	for _, name := range []string{"boot-source", "drives"} {
+		if sections[name] == nil {
+			return nil, nil, fmt.Errorf("BuildFromJson(ParseFromJson(InvalidJson(missing field `%s`)))", name)
+		}
+	}
+	if spec != nil {
+		if err := spec.CheckConfig(data); err != nil {
+			return nil, nil, fmt.Errorf("BuildFromJson(ParseFromJson(InvalidJson(%w)))", err)
+		}
+	}
+	c := &config{}
+	if err := json.NewDecoder(bytes.NewReader(data)).Decode(c); err != nil {
+		return nil, nil, fmt.Errorf("BuildFromJson(ParseFromJson(InvalidJson(%w)))", err)
+	}
+	return c, data, c.check()
+}
+
+// check opens what the configuration names.
+func (c *config) check() error {
+	if c.Machine.VCPUs < 1 || c.Machine.VCPUs > 32 {
+		return errors.New("BuildFromJson(ParseFromJson(MachineConfig(InvalidVcpuCount)))")
+	}
+	if c.Machine.Mem < 1 {
+		return errors.New("BuildFromJson(ParseFromJson(MachineConfig(InvalidMemorySize)))")
+	}
+	if err := opens(c.Boot.Kernel, os.O_RDONLY); err != nil {
+		return fmt.Errorf("BuildFromJson(ParseFromJson(BootSource(InvalidKernelPath(%w))))", err)
+	}
+	if c.Boot.Initrd != nil {
+		if err := opens(*c.Boot.Initrd, os.O_RDONLY); err != nil {
+			return fmt.Errorf("BuildFromJson(ParseFromJson(BootSource(InvalidInitrdPath(%w))))", err)
+		}
+	}
+	for _, d := range c.Drives {
+		how := os.O_RDWR
+		if d.ReadOnly {
+			how = os.O_RDONLY
+		}
+		if err := opens(d.Path, how); err != nil {
+			return fmt.Errorf("BuildFromJson(ParseFromJson(BlockDevice(CreateBlockDevice(VirtioBackend(BackingFile(%w, %q))))))", err, d.Path)
+		}
+	}
+	macs := map[string]bool{}
+	for _, n := range c.NICs {
+		if macs[n.MAC] {
+			return fmt.Errorf("BuildFromJson(ParseFromJson(NetDevice(GuestMacAddressInUse(%q))))", n.MAC)
+		}
+		macs[n.MAC] = true
+	}
+	return nil
+}
+
+func opens(path string, how int) error {
+	f, err := os.OpenFile(path, how, 0)
+	if err != nil {
+		return err
+	}
+	return f.Close()
+}
