@@ -53,8 +53,8 @@ type Kernel interface {
 	// a bridge. IPv4 forwarding stays on: others may rely on it by now.
 	RemoveNetwork(ctx context.Context, s Spec) error
 
-	// Observe tells what is there of a network. It needs no privilege but for
-	// the rules.
+	// Observe tells what is there of a network. Without privilege it sets
+	// RulesUnknown instead of failing.
 	Observe(ctx context.Context, s Spec) (Observed, error)
 
 	// AddTap makes the VM's tap, persistent and up, on the bridge, and the
@@ -166,6 +166,10 @@ type Observed struct {
 	Gateway    bool // the bridge has the gateway's address
 	Forwarding bool // the host forwards IPv4
 	Rules      []mvm.FirewallRule
+
+	// RulesUnknown says that the process may not read rules. The rest is known
+	// to everyone.
+	RulesUnknown bool
 }
 
 // Active says whether the network serves guests.

@@ -33,8 +33,8 @@ const (
 // Tag returns how the comment of a network's rule begins.
 func Tag(networkID string) string { return aliasPrefix + networkID }
 
-// Rules returns the firewall rules of a network, in the order in which they
-// have to stand. Interfaces with a leading '!' mean all but that one.
+// Rules returns the firewall rules of a network, chain by chain in the order in
+// which they have to stand. Interfaces with a leading '!' mean all but that one.
 //
 // With NAT: replies and the guests' own addresses pass, through the uplinks if
 // some are named, and leave with the host's address. All else is dropped on its
@@ -64,9 +64,6 @@ func Rules(s Spec) []mvm.FirewallRule {
 	}
 	if s.NAT {
 		for _, u := range uplinks {
-			add(ChainPostrouting, RuleMasquerade, subnet, "", "", u, TargetMasquerade)
-		}
-		for _, u := range uplinks {
 			add(ChainForward, RuleForwardIn, "", subnet, u, s.Bridge, TargetAccept)
 		}
 		for _, u := range uplinks {
@@ -75,6 +72,11 @@ func Rules(s Spec) []mvm.FirewallRule {
 	}
 	add(ChainForward, RuleForwardIn, "", "", outside, s.Bridge, TargetDrop)
 	add(ChainForward, RuleForwardOut, "", "", s.Bridge, outside, TargetDrop)
+	if s.NAT {
+		for _, u := range uplinks {
+			add(ChainPostrouting, RuleMasquerade, subnet, "", "", u, TargetMasquerade)
+		}
+	}
 	return rules
 }
 

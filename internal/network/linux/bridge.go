@@ -12,6 +12,7 @@ import (
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
+	"github.com/mvmctl/mvm"
 	"github.com/mvmctl/mvm/internal/network"
 )
 
@@ -250,6 +251,10 @@ func (k *Kernel) Observe(ctx context.Context, spec network.Spec) (network.Observ
 	}
 	defer fw.close()
 	table, err := fw.read(networkTable(spec))
+	if errors.Is(err, mvm.ErrPrivilege) {
+		o.RulesUnknown = true
+		return o, nil
+	}
 	if err != nil {
 		return o, err
 	}

@@ -2,6 +2,7 @@ package linux
 
 import (
 	"errors"
+	"math/bits"
 	"os"
 	"slices"
 	"strings"
@@ -112,7 +113,11 @@ func (f *firewall) read(t table) (tableState, error) {
 		}
 		s.rules = append(s.rules, rules...)
 	}
-	bare := others == 0 && len(s.rules) == 0 && int(got.Use) <= s.chains
+	// What a table holds besides chains (sets, maps) shows in its use count,
+	// which the kernel sends in network order and the library reads in the
+	// host's.
+	use := min(got.Use, bits.ReverseBytes32(got.Use))
+	bare := others == 0 && len(s.rules) == 0 && int(use) <= s.chains
 	s.foreign = !tagged && !bare
 	return s, nil
 }

@@ -28,11 +28,12 @@ import (
 // Namespace is a network namespace with one thread in it. It goes away with its
 // last user: the thread, child processes, sockets.
 type Namespace struct {
-	t    testing.TB
-	work chan func()
-	done chan struct{}
-	file *os.File // refers to the namespace
-	once sync.Once
+	t     testing.TB
+	enter func() error // brings the thread into the namespace
+	work  chan func()
+	done  chan struct{}
+	file  *os.File // refers to the namespace
+	once  sync.Once
 }
 
 // NewNamespace makes a network namespace with its loopback interface up, and
@@ -42,11 +43,23 @@ func NewNamespace(t testing.TB) *Namespace {
 	if os.Geteuid() != 0 {
 		t.Skip("needs root: run as root to make network namespaces")
 	}
-	ns := &Namespace{t: t, work: make(chan func()), done: make(chan struct{})}
+	return start(t, func() error { return errors.Join(unix.Unshare(unix.CLONE_NEWNET), upLoopback()) })
+}
+
+// Thread returns the same namespace with a thread of its own, so that two calls
+// of Do can run at once, as two processes would.
+func (ns *Namespace) Thread() *Namespace {
+	ns.t.Helper()
+	return start(ns.t, func() error { return unix.Setns(int(ns.file.Fd()), unix.CLONE_NEWNET) })
+}
+
+func start(t testing.TB, enter func() error) *Namespace {
+	t.Helper()
+	ns := &Namespace{t: t, enter: enter, work: make(chan func()), done: make(chan struct{})}
 	ready := make(chan error)
 	go ns.serve(ready)
 	if err := <-ready; err != nil {
-		t.Fatalf("cannot make a network namespace: %v", err)
+		t.Fatalf("cannot enter a network namespace: %v", err)
 	}
 	t.Cleanup(ns.Close)
 	return ns
@@ -68,6 +81,9 @@ func (ns *Namespace) serve(ready chan<- error) {
 	}
 	defer close(ns.done)
 	err := ns.enter()
+	if err == nil {
+		ns.file, err = os.Open(fmt.Sprintf("/proc/self/task/%d/ns/net", unix.Gettid()))
+	}
 	ready <- err
 	if err != nil {
 		return
@@ -77,14 +93,7 @@ func (ns *Namespace) serve(ready chan<- error) {
 	}
 }
 
-func (ns *Namespace) enter() error {
-	if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
-		return err
-	}
-	var err error
-	if ns.file, err = os.Open(fmt.Sprintf("/proc/self/task/%d/ns/net", unix.Gettid())); err != nil {
-		return err
-	}
+func upLoopback() error {
 	s, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return err

@@ -1,0 +1,122 @@
+package nettest
+
+import (
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/mvmctl/mvm"
+	"github.com/mvmctl/mvm/internal/network"
+)
+
+func addTap(t *testing.T, h Host, s network.TapSpec) {
+	t.Helper()
+	if err := h.AddTap(t.Context(), s); err != nil {
+		t.Fatalf("AddTap(%s): %v", s.VMID, err)
+	}
+}
+
+func wantTaps(t *testing.T, h Host, want ...network.Tap) {
+	t.Helper()
+	got, err := h.Taps(t.Context())
+	if err != nil {
+		t.Fatalf("Taps: %v", err)
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("taps (-want +got):\n%s", diff)
+	}
+}
+
+// tapState is how a tap shows that is as its spec says.
+func tapState(s network.TapSpec) network.Tap {
+	return network.Tap{Name: s.Name, VMID: s.VMID, Bridge: s.Bridge, Up: true, Isolated: s.Isolated, Guarded: true}
+}
+
+func taps(t *testing.T, h Host) {
+	before := interfaces(t, h)
+	ensure(t, h, red)
+	wantTaps(t, h)
+	one := TapOf("vm1", red, "172.27.0.2")
+	for range 2 {
+		addTap(t, h, one)
+		wantTaps(t, h, tapState(one))
+	}
+	h.SetDown(one.Name)
+	one.Isolated, one.OwnerUID = true, 12345
+	addTap(t, h, one)
+	wantTaps(t, h, tapState(one))
+	one.Isolated = false
+	addTap(t, h, one)
+	wantTaps(t, h, tapState(one))
+
+	two := TapOf("vm2", red, "172.27.0.3")
+	addTap(t, h, two)
+	for range 2 {
+		if err := h.RemoveTap(t.Context(), network.TapSpec{Name: one.Name, VMID: one.VMID}); err != nil {
+			t.Fatalf("RemoveTap: %v", err)
+		}
+		wantTaps(t, h, tapState(two))
+		if h.HasTable(one.Name) {
+			t.Error("the guard of a removed tap is still there")
+		}
+	}
+	if err := h.RemoveTap(t.Context(), two); err != nil {
+		t.Fatal(err)
+	}
+	if err := h.RemoveNetwork(t.Context(), red); err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(before, interfaces(t, h)); diff != "" {
+		t.Errorf("interfaces before and after:\n%s", diff)
+	}
+}
+
+func tapBridge(t *testing.T, h Host) {
+	tap := TapOf("vm1", red, "172.27.0.2")
+	wantKind(t, h.AddTap(t.Context(), tap), mvm.ErrNotFound)
+	wantLink(t, h, tap.Name, false)
+	h.AddLink(red.Bridge)
+	wantKind(t, h.AddTap(t.Context(), tap), mvm.ErrExists)
+	wantLink(t, h, tap.Name, false)
+}
+
+func foreignTap(t *testing.T, h Host) {
+	ensure(t, h, red)
+	tap := TapOf("vm1", red, "172.27.0.2")
+	h.AddLink(tap.Name)
+	wantKind(t, h.AddTap(t.Context(), tap), mvm.ErrExists)
+	wantTaps(t, h)
+	if h.HasTable(tap.Name) {
+		t.Error("a refused tap left a guard")
+	}
+	if err := h.RemoveTap(t.Context(), tap); err != nil {
+		t.Errorf("removal beside a foreign device: %v", err)
+	}
+	wantLink(t, h, tap.Name, true)
+	h.DelLink(tap.Name)
+
+	addTap(t, h, tap)
+	other := tap
+	other.VMID = "vm-of-another-cache"
+	wantKind(t, h.AddTap(t.Context(), other), mvm.ErrExists)
+	if err := h.RemoveTap(t.Context(), other); err != nil {
+		t.Error(err)
+	}
+	wantTaps(t, h, tapState(tap))
+}
+
+func tapsOutlive(t *testing.T, h Host) {
+	ensure(t, h, red)
+	tap := TapOf("vm1", red, "172.27.0.2")
+	tap.Isolated = true
+	addTap(t, h, tap)
+	if err := h.RemoveNetwork(t.Context(), red); err != nil {
+		t.Fatal(err)
+	}
+	alone := tapState(tap)
+	alone.Bridge, alone.Isolated = "", false
+	wantTaps(t, h, alone)
+	ensure(t, h, red)
+	addTap(t, h, tap)
+	wantTaps(t, h, tapState(tap))
+}
