@@ -46,8 +46,14 @@ func (q Queries) fail(err error) error { return classify(err, q.path) }
 func openError(err error, path string) error {
 	err = classify(err, path)
 	var e *mvm.Error
-	if errors.As(err, &e) && e.Op == "" {
+	if !errors.As(err, &e) {
+		return err
+	}
+	if e.Op == "" {
 		e.Op, e.Subject = "open the database", path
+	}
+	if e.Hint == "" {
+		e.Hint = "set MVM_CACHE_DIR to a directory that can be made and written"
 	}
 	return err
 }

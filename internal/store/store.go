@@ -18,6 +18,8 @@ import (
 	"time"
 
 	_ "modernc.org/sqlite" // the driver named "sqlite"
+
+	"github.com/mvmctl/mvm"
 )
 
 // Store is an open database. It is safe for concurrent use, also by several
@@ -176,6 +178,9 @@ func exists(path string) (bool, error) {
 	st, err := os.Stat(path)
 	if errors.Is(err, fs.ErrNotExist) {
 		return false, nil
+	}
+	if err == nil && !st.Mode().IsRegular() {
+		return false, mvm.Errorf(mvm.ErrInvalid, "%s is not a file", path).WithHint("move it away, or set MVM_CACHE_DIR to another directory")
 	}
 	return err == nil && st.Size() > 0, err
 }

@@ -38,7 +38,7 @@ func (t *table[T]) list() string { return strings.Join(t.cols, ", ") }
 func (t *table[T]) insert(ctx context.Context, q Queries, item *T) error {
 	where := " do nothing"
 	if t.soft {
-		where = t.assign() + " where deleted_at is not null"
+		where = t.assign() + ", created_at = excluded.created_at where deleted_at is not null"
 	}
 	return t.put(ctx, q, item, where)
 }
