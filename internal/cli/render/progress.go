@@ -1,0 +1,161 @@
+package render
+
+import (
+	"fmt"
+	"io"
+	"time"
+
+	"github.com/mvmctl/mvm"
+)
+
+// Progress shows how one operation goes on: on a terminal as a line that is
+// rewritten, elsewhere as one line for each phase, with JSON not at all.
+type Progress struct {
+	o      *Output
+	event  mvm.ProgressEvent
+	began  time.Time // of the operation
+	phase  time.Time // of the phase
+	took   []phaseTime
+	stop   chan struct{} // ends the ticker
+	ticker chan struct{} // closed when the ticker has ended
+	drawn  bool
+}
+
+type phaseTime struct {
+	phase string
+	took  time.Duration
+}
+
+// refresh is how often the elapsed time on the terminal is rewritten.
+const refresh = 200 * time.Millisecond
+
+// Progress starts showing an operation. The caller has to call Done, also after a failure.
+func (o *Output) Progress() *Progress {
+	p := &Progress{o: o, began: o.Now()}
+	if o.JSON {
+		return p
+	}
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.progress = p
+	if o.ErrWidth > 0 {
+		p.stop, p.ticker = make(chan struct{}), make(chan struct{})
+		go p.tick()
+	}
+	return p
+}
+
+func (p *Progress) tick() {
+	defer close(p.ticker)
+	t := time.NewTicker(refresh)
+	defer t.Stop()
+	for {
+		select {
+		case <-p.stop:
+			return
+		case <-t.C:
+			p.o.mu.Lock()
+			p.o.clearProgress()
+			p.o.redrawProgress()
+			p.o.mu.Unlock()
+		}
+	}
+}
+
+// Show is an mvm.ProgressFunc.
+func (p *Progress) Show(e mvm.ProgressEvent) {
+	p.o.mu.Lock()
+	defer p.o.mu.Unlock()
+	fresh := e.Phase != p.event.Phase
+	if fresh {
+		p.endPhase()
+	}
+	p.event = e
+	if p.o.progress != p {
+		return
+	}
+	if p.o.ErrWidth > 0 {
+		p.o.clearProgress()
+		p.o.redrawProgress()
+		return
+	}
+	if fresh {
+		_, _ = io.WriteString(p.o.Stderr, Clean(p.headline())+"\n")
+	}
+}
+
+func (p *Progress) endPhase() {
+	now := p.o.Now()
+	if p.event.Phase != "" {
+		p.took = append(p.took, phaseTime{p.event.Phase, now.Sub(p.phase)})
+	}
+	p.phase = now
+}
+
+// Done ends the display and returns how long the operation took. With --verbose
+// it prints what each phase took.
+func (p *Progress) Done() time.Duration {
+	if p.stop != nil {
+		close(p.stop)
+		<-p.ticker
+		p.stop = nil
+	}
+	p.o.mu.Lock()
+	if p.o.progress == p {
+		p.o.clearProgress()
+		p.o.progress = nil
+	}
+	p.endPhase()
+	p.event = mvm.ProgressEvent{}
+	p.o.mu.Unlock()
+	for _, t := range p.took {
+		p.o.Detail(fmt.Sprintf("%s took %s", t.phase, Took(t.took)))
+	}
+	p.took = nil
+	return p.o.Now().Sub(p.began)
+}
+
+func (p *Progress) headline() string {
+	if p.event.Message == "" {
+		return p.event.Phase
+	}
+	return p.event.Phase + ": " + p.event.Message
+}
+
+// line is what stands on the terminal.
+func (p *Progress) line() string {
+	s := p.headline()
+	if e := p.event; e.Current > 0 || e.Total > 0 {
+		s += " " + amount(e)
+	}
+	elapsed := fmt.Sprintf("%ds", int(p.o.Now().Sub(p.began).Seconds()))
+	room := p.o.ErrWidth - len(elapsed) - 2 // the last column stays free: some terminals wrap there
+	return cut(Clean(s), room) + " " + elapsed
+}
+
+func amount(e mvm.ProgressEvent) string {
+	write := Size
+	if e.Unit != "" {
+		write = func(n int64) string { return fmt.Sprintf("%d %s", n, e.Unit) }
+	}
+	if e.Total <= 0 {
+		return write(e.Current)
+	}
+	return fmt.Sprintf("%s of %s (%d%%)", write(e.Current), write(e.Total), min(100, int(100*float64(e.Current)/float64(e.Total))))
+}
+
+// clearProgress and redrawProgress take the progress line away for something
+// else to be printed, and put it back. The caller holds o.mu.
+func (o *Output) clearProgress() {
+	if p := o.progress; p != nil && p.drawn {
+		_, _ = io.WriteString(o.Stderr, "\r\x1b[K")
+		p.drawn = false
+	}
+}
+
+func (o *Output) redrawProgress() {
+	if p := o.progress; p != nil && o.ErrWidth > 0 && p.event.Phase != "" {
+		_, _ = io.WriteString(o.Stderr, p.line())
+		p.drawn = true
+	}
+}
