@@ -18,6 +18,7 @@ const (
 	codeBusy       = 5
 	codeLocked     = 6
 	codeReadOnly   = 8
+	codeInterrupt  = 9
 	codeIO         = 10
 	codeCorrupt    = 11
 	codeFull       = 13
@@ -87,6 +88,8 @@ func classifySQLite(err error, code int, path string) error {
 	case codeBusy, codeLocked:
 		return mvm.Errorf(mvm.ErrBusy, "the database %s is held by another process for longer than %s: %w", path, busyTimeout, err).
 			WithHint("try again; 'fuser -v %s' shows who holds it", path)
+	case codeInterrupt: // only ever by a context that ended
+		return mvm.Errorf(mvm.ErrUnavailable, "interrupted: %w", context.Canceled)
 	case codeReadOnly:
 		return unwritable(err, dir)
 	case codeFull:
