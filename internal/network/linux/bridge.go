@@ -53,7 +53,7 @@ func (k *Kernel) EnsureNetwork(ctx context.Context, spec network.Spec) ([]networ
 		return changes, err
 	}
 	if observed := observedRules(table, spec); !network.InPlace(network.Rules(spec), observed) || !table.complete() {
-		if err := fw.replace(networkTable(spec)); err != nil {
+		if err := fw.put(networkTable(spec), table); err != nil {
 			return changes, err
 		}
 		changes = append(changes, network.Change{What: "nftables table ip " + spec.Bridge, Old: presence(table.exists), New: "present"})

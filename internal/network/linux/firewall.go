@@ -127,12 +127,30 @@ func comment(r *nftables.Rule) string {
 	return s
 }
 
-// replace puts the whole table in place in one transaction: packets see the old
-// rules or the new ones.
-func (f *firewall) replace(t table) error {
-	nt := f.AddTable(&nftables.Table{Family: t.family, Name: t.name})
-	f.DelTable(nt) // no error, for the line above has made it if it was missing
-	f.AddTable(nt)
+// put puts the whole table in place in one transaction: packets see the old
+// rules or the new ones. Where was says that there is none, it is made without
+// replacing anything, for the kernel waits for a grace period (several
+// milliseconds) over each table that it destroys.
+func (f *firewall) put(t table, was tableState) error {
+	if was.exists {
+		return f.write(t, true)
+	}
+	err := f.write(t, false)
+	if errors.Is(err, unix.EEXIST) { // another process was quicker, with the same table
+		return f.write(t, true)
+	}
+	return err
+}
+
+func (f *firewall) write(t table, replace bool) error {
+	nt := &nftables.Table{Family: t.family, Name: t.name}
+	if replace {
+		f.AddTable(nt)
+		f.DelTable(nt) // no error, for the line above has made it if it was missing
+		f.AddTable(nt)
+	} else {
+		f.CreateTable(nt) // an error if it is there
+	}
 	for _, c := range t.chains {
 		nc := c.Chain
 		nc.Table = nt

@@ -16,7 +16,7 @@
 //
 // A DROP policy in a table of somebody else (Docker's FORWARD chain) cannot be
 // overruled from ours: an accept here only ends our own table. What is needed
-// there belongs beside firewall.replace, at the place that the other program provides.
+// there belongs beside firewall.put, at the place that the other program provides.
 package linux
 
 import (

@@ -6,6 +6,7 @@ import (
 	"net"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/google/nftables"
 	"github.com/vishvananda/netlink"
@@ -52,7 +53,7 @@ func (k *Kernel) AddTap(ctx context.Context, t network.TapSpec) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	if err := fw.replace(guardTable(t)); err != nil {
+	if err := fw.put(guardTable(t), guard); err != nil {
 		return err
 	}
 	return s.attach(tap, br, t)
@@ -75,17 +76,28 @@ func (s *session) bridgeFor(t network.TapSpec) (netlink.Link, error) {
 }
 
 // tap returns the VM's tap, nil if there is none, and an error if the name is
-// somebody else's.
+// somebody else's. A tap that is neither persistent nor marked may be one that
+// another process of ours is just making, so it gets a moment to become ours or
+// vanish.
 func (s *session) tap(t network.TapSpec) (*netlink.Tuntap, error) {
-	l, err := s.link(t.Name)
-	if err != nil || l == nil {
-		return nil, err
+	for end := time.Now().Add(time.Second); ; {
+		l, err := s.link(t.Name)
+		if err != nil || l == nil {
+			return nil, err
+		}
+		tap, ok := l.(*netlink.Tuntap)
+		switch {
+		case ok && ownsTap(tap, t.VMID):
+			return tap, nil
+		case !ok || !tap.NonPersist || tap.Attrs().Alias != "" || time.Now().After(end):
+			return nil, foreign("interface", t.Name)
+		}
+		select {
+		case <-s.ctx.Done():
+			return nil, s.ctx.Err()
+		case <-time.After(2 * time.Millisecond):
+		}
 	}
-	tap, ok := l.(*netlink.Tuntap)
-	if !ok || !ownsTap(tap, t.VMID) {
-		return nil, foreign("interface", t.Name)
-	}
-	return tap, nil
 }
 
 func ownsTap(tap *netlink.Tuntap, vmID string) bool {
@@ -116,7 +128,7 @@ func (s *session) ensureTap(tap *netlink.Tuntap, t network.TapSpec) (*netlink.Tu
 		}
 	}
 	if tap.Owner != uint32(t.OwnerUID) {
-		if err := chownTap(t); err != nil {
+		if err := chownTap(t); err != nil && !errors.Is(err, unix.EBUSY) { // in use: its owner has it open
 			return nil, explain(err, "give tap %s to user %d", t.Name, t.OwnerUID)
 		}
 	}
