@@ -65,8 +65,7 @@ func (r *running) goOn(ctx context.Context) error {
 
 // stop keeps the operation, with what is left to do, for the next command.
 func (r *running) stop(ctx context.Context, first error, done []int) error {
-	err := r.fail(context.WithoutCancel(ctx), nil, []error{first}, done)
-	if u, ok := err.(*UndoError); ok && len(u.Undo) > 1 { //nolint:errorlint // fail returns it as it is
+	if u := r.fail(context.WithoutCancel(ctx), nil, []error{first}, done); len(u.Undo) > 1 {
 		return &UndoError{First: first, Undo: u.Undo[1:]}
 	}
 	return first

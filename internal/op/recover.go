@@ -164,7 +164,7 @@ func (r *running) end(ctx context.Context, point string, f UndoFunc) error {
 // fail keeps the operation for the next Recover, without the steps that are
 // done. Should even that not be written, the row says "running" and its lock is
 // free, which Recover treats alike.
-func (r *running) fail(ctx context.Context, first error, errs []error, done []int) error {
+func (r *running) fail(ctx context.Context, first error, errs []error, done []int) *UndoError {
 	why := reason(errs...)
 	if first != nil {
 		why = reason(first) + " (cleaning up: " + why + ")"
