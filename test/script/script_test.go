@@ -1,0 +1,68 @@
+// Package script runs the mvm command in txtar scripts that need no VM, no root
+// and nothing of the machine: each has a home, a cache and a configuration of
+// its own below $WORK.
+package script
+
+import (
+	"errors"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"testing"
+
+	"github.com/rogpeppe/go-internal/testscript"
+
+	"github.com/mvmctl/mvm/api"
+	"github.com/mvmctl/mvm/internal/cli"
+)
+
+func TestMain(m *testing.M) {
+	testscript.Main(m, map[string]func(){
+		"mvm": func() {
+			if api.ChildMain() {
+				return
+			}
+			os.Exit(cli.Main(os.Args[1:]))
+		},
+	})
+}
+
+func TestScripts(t *testing.T) {
+	testscript.Run(t, testscript.Params{
+		Dir:                 "testdata",
+		RequireExplicitExec: true,
+		Setup: func(e *testscript.Env) error {
+			e.Setenv("HOME", filepath.Join(e.WorkDir, "home"))
+			e.Setenv("MVM_CACHE_DIR", filepath.Join(e.WorkDir, "cache"))
+			e.Setenv("MVM_CONFIG_DIR", filepath.Join(e.WorkDir, "config"))
+			for _, name := range []string{"XDG_CACHE_HOME", "XDG_CONFIG_HOME", "MVM_TEMP_DIR", "MVM_ASSET_MIRROR", "MVM_LOG_LEVEL"} {
+				e.Setenv(name, "")
+			}
+			return nil
+		},
+		Cmds: map[string]func(*testscript.TestScript, bool, []string){"code": code},
+	})
+}
+
+// code runs a program and checks its exit code: code 2 mvm vm foo.
+func code(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) < 2 {
+		ts.Fatalf("usage: code N program args…")
+	}
+	want, err := strconv.Atoi(args[0])
+	if err != nil {
+		ts.Fatalf("%v", err)
+	}
+	got := 0
+	if err := ts.Exec(args[1], args[2:]...); err != nil {
+		var exit *exec.ExitError
+		if !errors.As(err, &exit) {
+			ts.Fatalf("%v", err)
+		}
+		got = exit.ExitCode()
+	}
+	if got != want {
+		ts.Fatalf("exit code %d, want %d", got, want)
+	}
+}
