@@ -55,20 +55,23 @@ func Unpack(ctx context.Context, r run.Runner, deb, dir string, o UnpackOptions)
 		read <- err
 	}()
 	_, toolErr := r.Run(ctx, run.Cmd{Name: "dpkg-deb", Args: []string{"--fsys-tarfile", deb}, Stdout: pw})
-	_ = pw.CloseWithError(toolErr) // nil means the end
+	if toolErr != nil {
+		_ = pw.CloseWithError(errTool)
+	} else {
+		_ = pw.Close()
+	}
 	readErr := <-read
-	if toolErr != nil && (readErr == nil || errors.Is(readErr, toolErr)) {
-		if errors.Is(toolErr, mvm.ErrUnavailable) || context.Cause(ctx) != nil {
-			return toolErr
-		}
-		return mvm.Errorf(mvm.ErrInvalid, "cannot read the package %s: %w", deb, toolErr).
-			WithHint("remove the file and try again")
+	if readErr != nil && !errors.Is(readErr, errTool) { // also when the tool failed: because nobody read on
+		return mvm.Errorf(kindOf(readErr), "cannot unpack %s: %w", deb, readErr).WithHint("check the package, and the free space of %s", dir)
 	}
-	if readErr != nil {
-		return mvm.Errorf(kindOf(readErr), "cannot unpack %s: %w", deb, readErr).WithHint("check the free space of %s", dir)
+	if _, ok := isTool(toolErr); ok {
+		return mvm.Errorf(mvm.ErrInvalid, "cannot read the package %s: %w", deb, toolErr).WithHint("remove the file and try again")
 	}
-	return nil
+	return toolErr
 }
+
+// errTool tells the reader of a package that the tool which writes it failed.
+var errTool = errors.New("the unpacking tool failed")
 
 // kindOf tells a package that can never be unpacked from a host that cannot
 // take it now: os.Root refuses a path that leaves it with a PathError whose

@@ -42,8 +42,9 @@ const layout = "mvm initramfs 1"
 
 // Base makes the base initramfs if it is not there and returns its path. The
 // name is made from the content of the agent and the modules: the same input
-// gives the same file, which is never changed. It is not compressed: an
-// emulated guest takes longer to unpack than a host to map the pages.
+// gives the same file, which is never changed. It is not compressed: at 12 MB
+// neither lz4 nor zstd made an emulated guest boot measurably sooner, and plain
+// bytes need no compressor and share their blocks with each VM's copy.
 //
 // Errors: mvm.ErrInvalid when the agent is no static executable, and
 // mvm.ErrUnavailable when a file cannot be read or written.
