@@ -45,6 +45,7 @@ func Main(args []string) int {
 		return code
 	case <-sig.again: // a second Ctrl-C: the user does not want to wait for the undoing
 		a.restoreTerminal()
+		a.out.Abandoned("interrupted at once: the next command undoes what was begun")
 		return exitInterrupted
 	}
 }

@@ -195,7 +195,7 @@ func either(onGiven, on, offGiven, off bool) *bool {
 func (o *vmCreateOptions) run(ctx context.Context, m *api.Client, out *render.Output) error {
 	p := out.Progress()
 	res, err := m.VM.Create(ctx, o.input, api.OnProgress(p.Show))
-	took := p.Done()
+	took := p.Stop()
 	if err != nil && res == nil {
 		return err
 	}

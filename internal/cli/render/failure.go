@@ -31,6 +31,18 @@ func (o *Output) Interrupted(f Failure) {
 	o.say("", toneNone, f.Message)
 }
 
+// Abandoned is the last word of a command that ends at once. Where another
+// goroutine is stuck in printing, it says nothing.
+func (o *Output) Abandoned(message string) {
+	if !o.mu.TryLock() {
+		return
+	}
+	o.clearProgress()
+	o.progress = nil
+	o.mu.Unlock()
+	o.Interrupted(Failure{Kind: "interrupted", Message: message})
+}
+
 func (o *Output) failureJSON(f Failure) {
 	b, err := encodeLine(map[string]Failure{"error": f})
 	if err != nil {

@@ -95,6 +95,15 @@ func (p *Progress) endPhase() {
 // Done ends the display and returns how long the operation took. With --verbose
 // it prints what each phase took.
 func (p *Progress) Done() time.Duration {
+	total := p.Stop()
+	for _, t := range p.took {
+		p.o.Detail(fmt.Sprintf("%s took %s", t.phase, Took(t.took)))
+	}
+	return total
+}
+
+// Stop is Done for those who print timings of their own.
+func (p *Progress) Stop() time.Duration {
 	if p.stop != nil {
 		close(p.stop)
 		<-p.ticker
@@ -108,10 +117,6 @@ func (p *Progress) Done() time.Duration {
 	p.endPhase()
 	p.event = mvm.ProgressEvent{}
 	p.o.mu.Unlock()
-	for _, t := range p.took {
-		p.o.Detail(fmt.Sprintf("%s took %s", t.phase, Took(t.took)))
-	}
-	p.took = nil
 	return p.o.Now().Sub(p.began)
 }
 
