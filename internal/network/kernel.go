@@ -147,6 +147,15 @@ func (t TapSpec) Validate() error {
 	return nil
 }
 
+// ValidateRemoval says what a spec lacks for RemoveTap, as mvm.ErrInvalid.
+func (t TapSpec) ValidateRemoval() error {
+	if t.VMID == "" || !validIfName(t.Name) {
+		return mvm.Errorf(mvm.ErrInvalid, "tap %s has no VM id or no possible name", mvm.Quote(clip(t.Name))).
+			WithHint("see 'mvm vm inspect' and 'ip link' for what is left")
+	}
+	return nil
+}
+
 // Change is something of the host that was changed, for the record.
 type Change struct {
 	What string // "bridge mvm-default", "sysctl net.ipv4.ip_forward", …

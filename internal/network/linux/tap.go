@@ -166,6 +166,9 @@ func (s *session) attach(tap *netlink.Tuntap, br netlink.Link, t network.TapSpec
 // RemoveTap implements network.Kernel. The guard goes last: the tap is never
 // without one.
 func (k *Kernel) RemoveTap(ctx context.Context, t network.TapSpec) error {
+	if err := t.ValidateRemoval(); err != nil {
+		return err
+	}
 	s, err := open(ctx)
 	if err != nil {
 		return err

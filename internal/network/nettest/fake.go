@@ -223,6 +223,9 @@ func (f *Fake) AddTap(ctx context.Context, t network.TapSpec) error {
 
 // RemoveTap implements network.Kernel.
 func (f *Fake) RemoveTap(ctx context.Context, t network.TapSpec) error {
+	if err := t.ValidateRemoval(); err != nil {
+		return err
+	}
 	return f.remove(ctx, "tap", t.Name, t.VMID)
 }
 

@@ -294,6 +294,11 @@ func invalidSpecs(t *testing.T, h Host) {
 			}
 		}
 	}
+	for _, bad := range []network.TapSpec{{}, {Name: "mvmx"}, {VMID: "vm1"}, {Name: "a/b", VMID: "vm1"}} {
+		if err := h.RemoveTap(t.Context(), bad); !errors.Is(err, mvm.ErrInvalid) {
+			t.Errorf("removal of tap %+v: got %v, want it refused", bad, err)
+		}
+	}
 	ensure(t, h, red)
 	good := TapOf("vm1", red, "172.27.0.2")
 	for name, change := range map[string]func(*network.TapSpec){
