@@ -196,7 +196,7 @@ func (o *vmCreateOptions) run(ctx context.Context, m *api.Client, out *render.Ou
 	p := out.Progress()
 	res, err := m.VM.Create(ctx, o.input, api.OnProgress(p.Show))
 	took := p.Stop()
-	if err != nil && res == nil {
+	if err != nil && (res == nil || len(res.VMs) == 0) {
 		return err
 	}
 	if out.JSON {

@@ -3,6 +3,7 @@ package render
 import (
 	"fmt"
 	"io"
+	"slices"
 	"time"
 
 	"github.com/mvmctl/mvm"
@@ -16,8 +17,9 @@ type Progress struct {
 	began  time.Time // of the operation
 	phase  time.Time // of the phase
 	took   []phaseTime
-	stop   chan struct{} // ends the ticker
-	ticker chan struct{} // closed when the ticker has ended
+	said   map[string]bool // headlines printed off-terminal
+	stop   chan struct{}   // ends the ticker
+	ticker chan struct{}   // closed when the ticker has ended
 	drawn  bool
 }
 
@@ -31,7 +33,7 @@ const refresh = 200 * time.Millisecond
 
 // Progress starts showing an operation. The caller has to call Done, also after a failure.
 func (o *Output) Progress() *Progress {
-	p := &Progress{o: o, began: o.Now()}
+	p := &Progress{o: o, began: o.Now(), said: map[string]bool{}}
 	if o.JSON {
 		return p
 	}
@@ -79,15 +81,22 @@ func (p *Progress) Show(e mvm.ProgressEvent) {
 		p.o.redrawProgress()
 		return
 	}
-	if fresh {
-		_, _ = io.WriteString(p.o.Stderr, Clean(p.headline())+"\n")
+	// Several VMs at once report by turns: each headline is worth one line.
+	if head := p.headline(); fresh && !p.said[head] {
+		p.said[head] = true
+		_, _ = io.WriteString(p.o.Stderr, Clean(head)+"\n")
 	}
 }
 
 func (p *Progress) endPhase() {
 	now := p.o.Now()
 	if p.event.Phase != "" {
-		p.took = append(p.took, phaseTime{p.event.Phase, now.Sub(p.phase)})
+		i := slices.IndexFunc(p.took, func(t phaseTime) bool { return t.phase == p.event.Phase })
+		if i < 0 {
+			i = len(p.took)
+			p.took = append(p.took, phaseTime{phase: p.event.Phase})
+		}
+		p.took[i].took += now.Sub(p.phase)
 	}
 	p.phase = now
 }

@@ -87,3 +87,18 @@ func TestProgressConcurrently(t *testing.T) {
 	wg.Wait()
 	p.Done()
 }
+
+func TestProgressByTurns(t *testing.T) {
+	o, _, stderr, c := testOutput(0)
+	o.Verbose = true
+	p := o.Progress()
+	for _, e := range []mvm.ProgressEvent{{Phase: "disk", Message: "a"}, {Phase: "boot", Message: "b"}, {Phase: "disk", Message: "a"}, {Phase: "boot", Message: "a"}} {
+		p.Show(e)
+		c.add(time.Second)
+	}
+	p.Done()
+	want := "disk: a\nboot: b\nboot: a\ndisk took 2.0 s\nboot took 2.0 s\n"
+	if d := cmp.Diff(want, stderr.String()); d != "" {
+		t.Error(d)
+	}
+}
