@@ -1,0 +1,289 @@
+// Package lab runs the conformance suite against the real Firecracker on hosts
+// without usable KVM: in a QEMU guest under TCG whose emulated CPU has SVM, so
+// that kvm-amd loads in it and virtualises for real. Everything is brought
+// along in one initramfs: the lab guest has no disk and no network.
+package lab
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/mvmctl/mvm/internal/apt"
+	"github.com/mvmctl/mvm/internal/initramfs"
+	"github.com/mvmctl/mvm/internal/kernel"
+	"github.com/mvmctl/mvm/internal/run"
+)
+
+// labTime bounds the whole run: a Firecracker under nested emulation is about
+// ten times slower than on hardware.
+const labTime = 20 * time.Minute
+
+// labInit is /init of the lab guest. It says how the tests ended in a line of
+// its own, because QEMU's exit status does not.
+const labInit = `#!/bin/busybox sh
+/bin/busybox --install -s /bin
+export PATH=/bin HOME=/tmp
+mount -t proc proc /proc
+mount -t sysfs sys /sys
+mount -t devtmpfs dev /dev
+mkdir -p /dev/pts /dev/shm
+mount -t devpts pts /dev/pts
+mount -t tmpfs tmp /tmp
+mount -t tmpfs tmp /dev/shm
+mount -t cgroup2 cgroup /sys/fs/cgroup
+for m in $(cat /modules/list); do insmod /modules/$m || echo "lab: module $m failed"; done
+ip link set lo up
+cd /tmp
+%s
+echo "lab: exit $?"
+poweroff -f
+`
+
+func TestFirecrackerSuite(t *testing.T) {
+	fc := os.Getenv("MVM_TEST_FIRECRACKER")
+	need(t, "MVM_TEST_FIRECRACKER names no Firecracker binary", fc != "")
+	for _, program := range []string{"/usr/bin/qemu-system-x86_64", "/bin/busybox"} {
+		_, err := os.Stat(program)
+		need(t, program+" is not installed: apt-get install qemu-system-x86 busybox-static", err == nil)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), labTime)
+	defer cancel()
+	dir := t.TempDir()
+	vmlinux, modules := debianKernel(ctx, t, dir)
+	test := filepath.Join(dir, "firecracker.test")
+	compile(ctx, t, test)
+	nested := filepath.Join(dir, "nested.cpio")
+	nestedInitrd(t, nested, test, modules)
+	lab := filepath.Join(dir, "lab.cpio")
+	labInitrd(t, lab, modules, map[string]string{
+		"/lab/firecracker": fc, "/lab/vmlinux": vmlinux, "/lab/initrd": nested, "/lab/test": test,
+	})
+	if out := boot(ctx, t, vmlinux, lab); !regexp.MustCompile(`(?m)^lab: exit 0\r?$`).MatchString(out) {
+		t.Errorf("the tests in the lab did not pass")
+	}
+}
+
+// need skips the test unless what it needs is there; in a run that requires the
+// lab it fails.
+func need(t *testing.T, missing string, there bool) {
+	t.Helper()
+	switch {
+	case there:
+	case strings.Contains(os.Getenv("MVM_TEST_REQUIRE"), "firecracker"):
+		t.Fatal(missing)
+	default:
+		t.Skip(missing)
+	}
+}
+
+// debianKernel returns the ELF image and the modules' directory of Debian's
+// cloud kernel.
+func debianKernel(ctx context.Context, t *testing.T, dir string) (vmlinux, modules string) {
+	t.Helper()
+	runner := &run.Host{}
+	cache := os.Getenv("MVM_TEST_CACHE") // keeps downloads between runs
+	if cache == "" {
+		cache = filepath.Join(dir, "apt")
+	}
+	client := &apt.Client{Runner: runner, Dir: cache}
+	deps, err := client.Depends(ctx, "linux-image-cloud-amd64")
+	if err != nil {
+		t.Fatal(err)
+	}
+	debs, err := client.Download(ctx, deps[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	tree := filepath.Join(dir, "kernel")
+	if err := os.Mkdir(tree, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := apt.Unpack(ctx, runner, debs[0].Path, tree, apt.UnpackOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	image, err := os.Open(only(t, filepath.Join(tree, "boot", "vmlinuz-*")))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = image.Close() }()
+	vmlinux = filepath.Join(dir, "vmlinux")
+	out, err := os.Create(vmlinux)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := kernel.ExtractVmlinux(image, out); err != nil {
+		t.Fatal(err)
+	}
+	if err := out.Close(); err != nil {
+		t.Fatal(err)
+	}
+	return vmlinux, only(t, filepath.Join(tree, "*", "modules", "*"), filepath.Join(tree, "*", "*", "modules", "*"))
+}
+
+func only(t *testing.T, patterns ...string) string {
+	t.Helper()
+	for _, pattern := range patterns {
+		if found, _ := filepath.Glob(pattern); len(found) > 0 {
+			return found[0]
+		}
+	}
+	t.Fatalf("nothing matches %s", patterns)
+	return ""
+}
+
+// compile builds the driver's tests as one static program.
+func compile(ctx context.Context, t *testing.T, dest string) {
+	t.Helper()
+	_, err := (&run.Host{}).Run(ctx, run.Cmd{
+		Name: "go", Args: []string{"test", "-c", "-o", dest, "github.com/mvmctl/mvm/internal/vmm/firecracker"},
+		Env: append(os.Environ(), "CGO_ENABLED=0"),
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// order returns the files of the wanted modules in load order.
+func order(t *testing.T, dir string, want ...string) []kernel.Module {
+	t.Helper()
+	mods, err := kernel.ReadModules(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	found, err := kernel.LoadOrder(mods, want)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return found
+}
+
+// nestedInitrd writes the initramfs of Firecracker's guest: the test binary
+// itself, and virtio's modules.
+func nestedInitrd(t *testing.T, dest, test, modules string) {
+	t.Helper()
+	archive(t, dest, func(w *initramfs.Writer) {
+		w.Dir("/dev", 0o755)
+		w.CharDevice("/dev/console", 0o600, 5, 1)
+		w.Dir("/proc", 0o755)
+		w.Dir("/sys", 0o755)
+		addFile(t, w, "/init", test)
+		addModules(t, w, order(t, modules, "virtio_pci", "virtio_mmio", "virtio_blk", "virtio_rng", "vmw_vsock_virtio_transport"))
+	})
+}
+
+func labInitrd(t *testing.T, dest, modules string, files map[string]string) {
+	t.Helper()
+	script := fmt.Sprintf(labInit, "MVM_TEST_FIRECRACKER=/lab/firecracker MVM_TEST_KERNEL=/lab/vmlinux MVM_TEST_INITRD=/lab/initrd "+
+		"MVM_TEST_REQUIRE=root,kvm,firecracker /lab/test -test.v -test.count=1 -test.run Real -test.timeout 15m")
+	archive(t, dest, func(w *initramfs.Writer) {
+		for _, dir := range []string{"/bin", "/dev", "/proc", "/sys", "/tmp", "/lab"} {
+			w.Dir(dir, 0o755)
+		}
+		w.CharDevice("/dev/console", 0o600, 5, 1)
+		w.File("/init", 0o755, int64(len(script)), strings.NewReader(script))
+		addFile(t, w, "/bin/busybox", "/bin/busybox")
+		for name, path := range files {
+			addFile(t, w, name, path)
+		}
+		addModules(t, w, order(t, modules, "kvm_amd", "tun", "vhost_vsock"))
+	})
+}
+
+func archive(t *testing.T, dest string, fill func(*initramfs.Writer)) {
+	t.Helper()
+	f, err := os.Create(dest)
+	if err != nil {
+		t.Fatal(err)
+	}
+	w := initramfs.NewWriter(f)
+	fill(w)
+	if err := w.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if err := f.Close(); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func addFile(t *testing.T, w *initramfs.Writer, name, path string) {
+	t.Helper()
+	data, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.File(name, 0o755, int64(len(data)), bytes.NewReader(data))
+}
+
+func addModules(t *testing.T, w *initramfs.Writer, mods []kernel.Module) {
+	t.Helper()
+	w.Dir("/modules", 0o755)
+	var list []string
+	for _, m := range mods {
+		name := filepath.Base(m.Path)
+		list = append(list, name)
+		addFile(t, w, "/modules/"+name, m.Path)
+	}
+	text := strings.Join(list, "\n") + "\n"
+	w.File("/modules/list", 0o644, int64(len(text)), strings.NewReader(text))
+}
+
+// boot runs the lab guest to its end and returns what it wrote to its console,
+// which goes to the test's log line by line too.
+func boot(ctx context.Context, t *testing.T, vmlinux, initrd string) string {
+	t.Helper()
+	console := &lines{log: t.Log}
+	_, err := (&run.Host{}).Run(ctx, run.Cmd{
+		Name: "qemu-system-x86_64",
+		Args: []string{
+			"-nodefaults", "-no-user-config", "-display", "none", "-M", "q35", "-accel", "tcg,thread=multi",
+			"-cpu", "max,+svm", "-smp", "2", "-m", "4096", "-no-reboot", "-serial", "stdio",
+			"-kernel", vmlinux, "-initrd", initrd, "-append", "console=ttyS0 quiet panic=-1 net.ifnames=0",
+		},
+		Stdout: console,
+	})
+	if err != nil {
+		t.Errorf("qemu: %v", err)
+	}
+	return console.String()
+}
+
+// lines keeps what is written and passes each whole line on.
+type lines struct {
+	log func(...any)
+
+	mu  sync.Mutex
+	all bytes.Buffer
+	at  int // what follows is no whole line yet
+}
+
+var _ io.Writer = (*lines)(nil)
+
+func (l *lines) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.all.Write(p)
+	for {
+		rest := l.all.Bytes()[l.at:]
+		n := bytes.IndexByte(rest, '\n')
+		if n < 0 {
+			return len(p), nil
+		}
+		l.log("| " + strings.TrimRight(string(rest[:n]), "\r"))
+		l.at += n + 1
+	}
+}
+
+func (l *lines) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.all.String()
+}
