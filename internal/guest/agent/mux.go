@@ -1,0 +1,180 @@
+package agent
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"strings"
+	"time"
+
+	"github.com/hashicorp/yamux"
+)
+
+// A virtio-serial port is one byte stream without a beginning: after a restart
+// of either side old bytes may still be in it. So each session starts with the
+// host's line "\x00MVM-SYN <nonce>\n", answered by "\x00MVM-ACK <nonce>\n"; all
+// before it is thrown away. The host repeats its SYN until it reads the ACK, and
+// QEMU keeps what was sent before the guest had the port open, so more of the
+// same may follow: they are skipped, one with another nonce (a new host process)
+// is answered. A SYN in the middle of a session is no yamux frame (its second
+// byte is no type), so it ends the session, and the next one is answered.
+const (
+	synPrefix = "\x00MVM-SYN "
+	ackPrefix = "\x00MVM-ACK "
+	nonceLen  = 16
+)
+
+// serveMux answers one session of the port after the other until the device
+// fails or ctx ends.
+func (s *Server) serveMux(ctx context.Context, p *port) error {
+	for ctx.Err() == nil {
+		first, err := handshake(p)
+		if errors.Is(err, io.EOF) {
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		if err := s.serveSession(ctx, p, first); err != nil && ctx.Err() == nil {
+			return err
+		}
+	}
+	return ctx.Err()
+}
+
+// handshake answers SYN lines until something else comes, of which it has read
+// the two bytes that it returns.
+func handshake(rw io.ReadWriter) ([]byte, error) {
+	acked := ""
+	nonce, err := awaitSyn(rw)
+	for err == nil {
+		if nonce != acked { // a second ACK of the same would land in the host's yamux
+			if _, err := io.WriteString(rw, ackPrefix+nonce+"\n"); err != nil {
+				return nil, err
+			}
+			acked = nonce
+		}
+		var two [2]byte
+		if _, err := io.ReadFull(rw, two[:]); err != nil {
+			return nil, eof(err)
+		}
+		if string(two[:]) != synPrefix[:2] {
+			return two[:], nil
+		}
+		nonce, err = awaitSyn(io.MultiReader(bytes.NewReader(two[:]), rw))
+	}
+	return nil, eof(err)
+}
+
+// eof makes one error of a stream that ends between or within lines.
+func eof(err error) error {
+	if errors.Is(err, io.ErrUnexpectedEOF) {
+		return io.EOF
+	}
+	return err
+}
+
+// awaitSyn reads up to the end of a SYN line, byte by byte: what follows it is
+// yamux's.
+func awaitSyn(r io.Reader) (string, error) {
+	want := len(synPrefix) + nonceLen
+	var line []byte
+	var b [1]byte
+	for {
+		if _, err := io.ReadFull(r, b[:]); err != nil {
+			return "", err
+		}
+		switch {
+		case b[0] == 0:
+			line = append(line[:0], 0)
+		case b[0] == '\n' && len(line) == want && strings.HasPrefix(string(line), synPrefix):
+			if nonce := string(line[len(synPrefix):]); isHex(nonce) {
+				return nonce, nil
+			}
+			line = line[:0]
+		case len(line) == 0 || len(line) >= want:
+			line = line[:0]
+		default:
+			line = append(line, b[0])
+		}
+	}
+}
+
+func isHex(s string) bool { return strings.Trim(s, "0123456789abcdef") == "" }
+
+// muxConn is the port for the time of one yamux session: closing it wakes the
+// reader and leaves the device open.
+type muxConn struct {
+	io.Reader
+	*port
+}
+
+func (m muxConn) Read(b []byte) (int, error) { return m.Reader.Read(b) }
+func (m muxConn) Close() error               { return m.f.SetDeadline(time.Now()) }
+
+func (s *Server) serveSession(ctx context.Context, p *port, first []byte) error {
+	if err := p.f.SetDeadline(time.Time{}); err != nil {
+		return err
+	}
+	cfg := yamux.DefaultConfig()
+	cfg.LogOutput = io.Discard
+	cfg.EnableKeepAlive = false // a paused VM does not answer, and is not dead
+	cfg.AcceptBacklog = maxConns
+	cfg.ConnectionWriteTimeout = time.Minute
+	sess, err := yamux.Server(muxConn{io.MultiReader(bytes.NewReader(first), p), p}, cfg)
+	if err != nil {
+		return err
+	}
+	stop := context.AfterFunc(ctx, func() { _ = sess.Close() })
+	defer stop()
+	for {
+		c, err := sess.AcceptStream()
+		if err != nil {
+			break
+		}
+		go s.connect(ctx, c)
+	}
+	_ = sess.Close()
+	return p.f.SetDeadline(time.Time{})
+}
+
+// connect answers the line "CONNECT <port>\n" that starts each stream.
+func (s *Server) connect(ctx context.Context, c net.Conn) {
+	defer s.guard("stream")
+	_ = c.SetDeadline(time.Now().Add(handshakeLimit))
+	line, err := readLine(c, 32)
+	var port uint32
+	if err == nil {
+		_, err = fmt.Sscanf(line, "CONNECT %d", &port)
+	}
+	if err != nil || port != s.params.Port {
+		_, _ = fmt.Fprintf(c, "ERR nothing listens on port %d\n", port)
+		_ = c.Close()
+		return
+	}
+	if _, err := fmt.Fprintf(c, "OK %d\n", port); err != nil {
+		_ = c.Close()
+		return
+	}
+	_ = c.SetDeadline(time.Time{})
+	s.ServeConn(ctx, c)
+}
+
+func readLine(r io.Reader, limit int) (string, error) {
+	var line []byte
+	var b [1]byte
+	for len(line) < limit {
+		if _, err := io.ReadFull(r, b[:]); err != nil {
+			return "", err
+		}
+		if b[0] == '\n' {
+			return string(line), nil
+		}
+		line = append(line, b[0])
+	}
+	return "", bufio.ErrTooLong
+}

@@ -1,0 +1,100 @@
+package guest
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net"
+	"time"
+
+	"github.com/mvmctl/mvm"
+	"github.com/mvmctl/mvm/internal/guest/wire"
+)
+
+// How long one try may take while a guest is waited for, and the pauses between
+// tries: short at first, since most guests are up within seconds.
+const (
+	tryLimit = 5 * time.Second
+	pauseMin = 20 * time.Millisecond
+	pauseMax = 250 * time.Millisecond
+)
+
+// WaitReady logs in to the agent, trying until ctx ends, and returns the open
+// client with what the agent says of the guest. A wrong host key or a refused
+// login ends it at once: waiting does not mend them.
+func WaitReady(ctx context.Context, dial DialFunc, l Login) (*Client, wire.Ready, error) {
+	var c *Client
+	var r wire.Ready
+	err := retry(ctx, "the agent in the guest", func(ctx context.Context) error {
+		var err error
+		if c, err = Dial(ctx, dial, l); err != nil {
+			return err
+		}
+		if r, err = c.Ready(ctx); err != nil {
+			return errors.Join(err, c.Close())
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, wire.Ready{}, err
+	}
+	return c, r, nil
+}
+
+// WaitTCP waits until an SSH server at addr sends its greeting. Neither an open
+// port nor a connection is enough: sshd's socket may listen before sshd runs.
+func WaitTCP(ctx context.Context, addr string) error {
+	return retry(ctx, "the SSH server at "+addr, func(ctx context.Context) error {
+		var d net.Dialer
+		c, err := d.DialContext(ctx, "tcp", addr)
+		if err != nil {
+			return err
+		}
+		defer func() { _ = c.Close() }()
+		stop := context.AfterFunc(ctx, func() { _ = c.Close() })
+		defer stop()
+		var greeting [4]byte
+		if _, err := io.ReadFull(c, greeting[:]); err != nil {
+			return err
+		}
+		if string(greeting[:]) != "SSH-" {
+			return mvm.Errorf(mvm.ErrBroken, "something at %s answers that is no SSH server", addr).
+				WithHint("name the port of the SSH server")
+		}
+		return nil
+	})
+}
+
+func retry(ctx context.Context, what string, try func(context.Context) error) error {
+	began, pause := time.Now(), pauseMin
+	var last error
+	for ctx.Err() == nil {
+		tctx, cancel := context.WithTimeout(ctx, tryLimit)
+		err := try(tctx)
+		cancel()
+		switch {
+		case err == nil:
+			return nil
+		case errors.Is(err, mvm.ErrBroken), errors.Is(err, mvm.ErrPrivilege), errors.Is(err, mvm.ErrInvalid):
+			return err
+		case ctx.Err() == nil:
+			last = err
+		}
+		t := time.NewTimer(pause)
+		select {
+		case <-ctx.Done():
+			t.Stop()
+		case <-t.C:
+		}
+		pause = min(pause*2, pauseMax)
+	}
+	if errors.Is(ctx.Err(), context.Canceled) {
+		return ctx.Err()
+	}
+	reason := ""
+	if last != nil {
+		reason = ": " + clean(last.Error())
+	}
+	return mvm.Errorf(mvm.ErrUnavailable, "%s did not answer within %s%s", what, time.Since(began).Round(100*time.Millisecond), reason).
+		WithHint("see 'mvm logs VM' for its boot messages")
+}
