@@ -125,6 +125,9 @@ func DialUnix(ctx context.Context, path string) (net.Conn, error) {
 // ListenUnix listens on a unix socket at a path of any length with mode 0600,
 // replacing a socket that a dead process left.
 func ListenUnix(path string) (net.Listener, error) {
+	if st, err := os.Lstat(path); err == nil && st.Mode().Type() != fs.ModeSocket {
+		return nil, fmt.Errorf("listen on %s: %w: it is no socket", path, fs.ErrExist)
+	}
 	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, err
 	}
@@ -143,7 +146,7 @@ func ListenUnix(path string) (net.Listener, error) {
 	}
 	l.SetUnlinkOnClose(false) // short may not name it any more; the directory's owner removes it
 	if err := os.Chmod(path, 0o600); err != nil {
-		return nil, errors.Join(err, l.Close())
+		return nil, errors.Join(err, l.Close(), os.Remove(path))
 	}
 	return l, nil
 }

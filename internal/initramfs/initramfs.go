@@ -22,6 +22,7 @@ import (
 	"path/filepath"
 	"strings"
 	"syscall"
+	"time"
 
 	"github.com/mvmctl/mvm"
 	"github.com/mvmctl/mvm/internal/fsx"
@@ -133,6 +134,7 @@ func checkAgent(path string) error {
 
 // build writes the archive and returns its path.
 func build(ctx context.Context, s BaseSpec) (path string, err error) {
+	removeStale(s.Dir)
 	tmp, err := os.CreateTemp(s.Dir, ".base.*.tmp")
 	if err != nil {
 		return "", err
@@ -172,6 +174,17 @@ func build(ctx context.Context, s BaseSpec) (path string, err error) {
 		return "", err
 	}
 	return path, fsx.SyncDir(s.Dir)
+}
+
+// removeStale removes what a killed build left; a build takes well under the
+// hour after which its file counts as left.
+func removeStale(dir string) {
+	stale, _ := filepath.Glob(filepath.Join(dir, ".base.*.tmp")) // the pattern is valid
+	for _, path := range stale {
+		if st, err := os.Stat(path); err == nil && time.Since(st.ModTime()) > time.Hour {
+			_ = os.Remove(path) // somebody else's turn, then
+		}
+	}
 }
 
 // addFile adds the file at path and feeds its name and content to sum.

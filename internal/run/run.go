@@ -56,6 +56,9 @@ type ExitError struct {
 // Error names the tool, its status and the last line that it wrote to stderr.
 func (e *ExitError) Error() string {
 	msg := fmt.Sprintf("%s failed with status %d", e.Name, e.Code)
+	if e.Code < 0 {
+		msg = e.Name + " was ended by a signal"
+	}
 	if lines := strings.Split(strings.TrimSpace(e.Stderr), "\n"); lines[len(lines)-1] != "" {
 		msg += ": " + lines[len(lines)-1]
 	}
@@ -105,6 +108,9 @@ func (h *Host) Run(ctx context.Context, c Cmd) (Result, error) {
 	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGTERM) }
 	cmd.WaitDelay = 2 * time.Second
 	if err := cmd.Start(); err != nil {
+		if ctx.Err() != nil {
+			return Result{}, fmt.Errorf("%s was not started: %w", c.Name, ctx.Err())
+		}
 		return Result{}, mvm.Errorf(mvm.ErrUnavailable, "cannot start %s: %w", c.Name, err)
 	}
 	h.started.Add(1)
