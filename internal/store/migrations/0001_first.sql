@@ -138,7 +138,8 @@ create table vms (
     accel              text not null,
     dns_server         text not null,
     status_reason      text not null,
-    handle             text
+    handle             text,
+    has_agent          integer not null
 );
 create unique index vms_name on vms (name);
 create unique index vms_mac on vms (mac) where mac <> '';

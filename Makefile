@@ -1,0 +1,57 @@
+# mvm: build, demo, test. `make help` lists the targets.
+SHELL := /bin/bash
+.SHELLFLAGS := -o pipefail -ec
+.DEFAULT_GOAL := build
+
+export CGO_ENABLED := 0
+GO      ?= go
+SUDO    := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
+VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo 0.1.0-dev)
+LDFLAGS := -s -w -X github.com/mvmctl/mvm/api.Version=$(VERSION)
+ARCH    := $(shell $(GO) env GOARCH)
+AGENT   := internal/guest/agentbin/bin/mvm-agent-$(ARCH)
+PACKAGES := packaging/apt-packages
+
+.PHONY: build agent install demo test unit race bench lint packages test-packages clean help
+
+build: agent ## build bin/mvm with the guest agent inside
+	@$(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/mvm ./cmd/mvm
+
+agent:
+	@$(GO) build -trimpath -ldflags '$(LDFLAGS)' -o $(AGENT).new ./cmd/mvm-agent
+	@cmp -s $(AGENT).new $(AGENT) && rm -f $(AGENT).new || mv -f $(AGENT).new $(AGENT)
+
+install: build ## install mvm to /usr/local/bin
+	$(SUDO) install -m 0755 bin/mvm /usr/local/bin/mvm
+
+demo: ## from a bare machine to a running microVM that answers
+	@test/demo/demo.sh
+
+packages: ## install what mvm needs (Debian, Ubuntu)
+	@packaging/install-packages run
+
+test-packages:
+	@packaging/install-packages run test
+
+test: test-packages build ## every test lane that this machine can run
+	@test/lanes/run.sh ./...
+
+unit: ## the fast tests only: no root, no VMs
+	@$(GO) test -short ./...
+
+race: ## the fast tests under the race detector (needs a C compiler)
+	@CGO_ENABLED=1 $(GO) test -race -short ./...
+
+bench: build test-packages ## benchmarks, as ratios in one run
+	@MVM_BENCH=1 $(GO) test -run '^TestBench' -v -count=1 -timeout 30m ./test/bench
+
+lint: ## gofmt, vet, and golangci-lint where it is installed
+	@test -z "$$(gofmt -l .)" || { gofmt -l .; exit 1; }
+	@$(GO) vet ./...
+	@if command -v golangci-lint >/dev/null; then golangci-lint run; else echo "golangci-lint is not installed: only gofmt and vet ran"; fi
+
+clean: ## remove what was built
+	@rm -rf bin dist $(AGENT) $(AGENT).new
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)

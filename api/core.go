@@ -1,0 +1,121 @@
+package api
+
+import (
+	"context"
+	"os"
+	"sync"
+
+	"github.com/mvmctl/mvm"
+	"github.com/mvmctl/mvm/internal/network"
+	"github.com/mvmctl/mvm/internal/network/linux"
+	"github.com/mvmctl/mvm/internal/op"
+	"github.com/mvmctl/mvm/internal/run"
+	"github.com/mvmctl/mvm/internal/store"
+)
+
+// core is what the operations of one Client share. Everything is made when it
+// is first needed.
+type core struct {
+	cfg    Config
+	paths  paths
+	runner *run.Host
+	net    network.Kernel
+
+	mu      sync.Mutex
+	st      *store.Store
+	journal *op.Journal
+}
+
+func newCore(cfg Config) (*core, error) {
+	p, err := newPaths(cfg)
+	if err != nil {
+		return nil, err
+	}
+	if cfg.Executable == "" {
+		if cfg.Executable, err = os.Executable(); err != nil {
+			return nil, mvm.Errorf(mvm.ErrUnavailable, "cannot tell which program this is: %w", err)
+		}
+	}
+	return &core{cfg: cfg, paths: p, runner: &run.Host{}, net: linux.New()}, nil
+}
+
+func (c *core) close() error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.st == nil {
+		return nil
+	}
+	err := c.st.Close()
+	c.st, c.journal = nil, nil
+	return err
+}
+
+// open returns the store, making the cache on first use, and undoes what
+// commands that died have left.
+func (c *core) open(ctx context.Context) (*store.Store, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.st != nil {
+		return c.st, nil
+	}
+	st, err := store.Open(ctx, c.paths.db())
+	if err != nil {
+		return nil, err
+	}
+	c.st, c.journal = st, c.newJournal(st)
+	done, err := c.journal.Recover(ctx)
+	for _, r := range done {
+		c.noticeRecovered(r)
+	}
+	if err != nil {
+		_ = c.st.Close()
+		c.st, c.journal = nil, nil
+		return nil, err
+	}
+	return st, nil
+}
+
+// noticeRecovered says what became of an operation that an earlier command left.
+func (c *core) noticeRecovered(r op.Recovered) {
+	what := "an interrupted " + r.Kind + " of " + mvm.Quote(r.Subject)
+	switch {
+	case r.Err != nil:
+		c.notice(what + " could not be mended yet: " + r.Err.Error())
+	case r.Kept:
+		c.notice(what + " was left in place as asked; remove it with 'mvm vm rm'")
+	case r.Forward:
+		c.notice(what + " was finished")
+	default:
+		c.notice(what + " was undone")
+	}
+}
+
+func (c *core) notice(text string) {
+	if c.cfg.Notice != nil {
+		c.cfg.Notice(text)
+	}
+}
+
+// noticeOnce tells the user something, and not again until the text changes.
+func (c *core) noticeOnce(ctx context.Context, key, text string) {
+	st, err := c.open(ctx)
+	if err != nil {
+		return
+	}
+	var last string
+	if _, err := st.GetHostState(ctx, "notice."+key, &last); err == nil && last == text {
+		return
+	}
+	c.notice(text)
+	// A notice that could not be recorded is shown once more; no harm.
+	_ = st.SetHostState(ctx, "notice."+key, text)
+}
+
+// requireRoot refuses what needs the host's network and devices, before any
+// side effect.
+func requireRoot(what string, command ...string) error {
+	if os.Geteuid() == 0 {
+		return nil
+	}
+	return &mvm.NeedsInteraction{What: what + " needs root", Command: append([]string{"sudo", "mvm"}, command...)}
+}

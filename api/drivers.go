@@ -1,0 +1,146 @@
+package api
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"time"
+
+	"github.com/mvmctl/mvm"
+	"github.com/mvmctl/mvm/internal/proc"
+	"github.com/mvmctl/mvm/internal/store"
+	"github.com/mvmctl/mvm/internal/vmm"
+)
+
+// chooseDriver picks the hypervisor that really works here: Firecracker where
+// KVM does, else QEMU. It says so once.
+func (c *core) chooseDriver(ctx context.Context, st *store.Store, want, binPath, binaryID string) (vmm.Driver, vmm.Probe, *mvm.BinaryItem, error) {
+	binary, err := c.findBinary(ctx, st, binaryID)
+	if err != nil {
+		return nil, vmm.Probe{}, nil, err
+	}
+	fcPath := binPath
+	if fcPath == "" && binary != nil {
+		fcPath = c.paths.abs(binary.Path)
+	}
+	fc, qm := c.firecracker(fcPath), c.qemu()
+	switch want {
+	case "firecracker":
+		p := fc.Probe(ctx)
+		return fc, p, binary, unusable(fc.Name(), p)
+	case "qemu":
+		p := qm.Probe(ctx)
+		return qm, p, nil, unusable(qm.Name(), p)
+	case "auto":
+	default:
+		return nil, vmm.Probe{}, nil, mvm.Errorf(mvm.ErrInvalid, "%s is not a hypervisor", mvm.Quote(want)).WithHint("use auto, firecracker or qemu")
+	}
+	fp := fc.Probe(ctx)
+	if fp.Usable {
+		return fc, fp, binary, nil
+	}
+	if binPath != "" || binaryID != "" { // asked for by name: no silent fallback
+		return nil, fp, nil, unusable(fc.Name(), fp)
+	}
+	qp := qm.Probe(ctx)
+	if err := unusable(qm.Name(), qp); err != nil {
+		return nil, qp, nil, errors.Join(unusable(fc.Name(), fp), err)
+	}
+	accel := "software emulation"
+	if qp.Accel == "kvm" {
+		accel = "KVM"
+	}
+	why := ""
+	if first := fatal(fp); first != nil {
+		why = "; Firecracker cannot run here: " + first.What
+	}
+	c.noticeOnce(ctx, "hypervisor", "using QEMU "+qp.Version+" with "+accel+why)
+	return qm, qp, nil, nil
+}
+
+func fatal(p vmm.Probe) *vmm.Problem {
+	for i := range p.Problems {
+		if p.Problems[i].Fatal {
+			return &p.Problems[i]
+		}
+	}
+	return nil
+}
+
+func unusable(name string, p vmm.Probe) error {
+	if p.Usable {
+		return nil
+	}
+	if f := fatal(p); f != nil {
+		return mvm.Errorf(mvm.ErrUnavailable, "%s cannot run here: %s", name, f.What).WithHint("%s", f.Hint)
+	}
+	return mvm.Errorf(mvm.ErrUnavailable, "%s cannot run here", name).WithHint("see 'mvm host status'")
+}
+
+// findBinary returns the VMM binary asked for, or the default one, or nil.
+func (c *core) findBinary(ctx context.Context, st *store.Store, selector string) (*mvm.BinaryItem, error) {
+	all, err := st.ListBinaries(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if selector != "" {
+		cands := make([]candidate[*mvm.BinaryItem], 0, len(all))
+		for _, b := range all {
+			cands = append(cands, candidate[*mvm.BinaryItem]{b, b.Name + ":" + b.Version, [][]string{{b.Name + ":" + b.Version}}, b.ID})
+		}
+		return pick("binary", selector, "see 'mvm host status'", cands)
+	}
+	for _, b := range all {
+		if b.IsDefault && b.Name == "firecracker" {
+			return b, nil
+		}
+	}
+	return nil, nil
+}
+
+// driverOf returns the driver that a VM was started with.
+func (c *core) driverOf(name string) vmm.Driver {
+	if name == "firecracker" {
+		return c.firecracker("")
+	}
+	return c.qemu()
+}
+
+// killVMM ends the VMM and the supervisor of a VM, found by the VM's id in
+// their command lines.
+func (c *core) killVMM(ctx context.Context, vmID string, grace time.Duration) error {
+	if !validID(vmID) {
+		return mvm.Errorf(mvm.ErrBroken, "%s is not a VM's id", mvm.Quote(vmID))
+	}
+	// Twice: a supervisor that was just about to start its VMM shows no VMM yet.
+	var errs []error
+	for range 2 {
+		ids, err := proc.FindByArg(vmID)
+		if err != nil {
+			return err
+		}
+		self := proc.Self()
+		for _, id := range ids {
+			if id.PID == self.PID {
+				continue
+			}
+			errs = append(errs, proc.Kill(ctx, id, grace))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// recordHandle puts what Start returned into the VM's row.
+func (p *vmPlan) recordHandle() error {
+	data, err := json.Marshal(p.handle)
+	if err != nil {
+		return mvm.Errorf(mvm.ErrBroken, "the VM's handle cannot be written: %w", err)
+	}
+	started := p.startedAt.UnixMilli()
+	it := p.item
+	it.Handle, it.PID, it.ProcessStartTime = data, p.handle.VMM.PID, &started
+	if relay := p.handle.Supervisor.PID; relay > 0 {
+		it.RelayPID = &relay
+	}
+	return nil
+}

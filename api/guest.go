@@ -1,0 +1,328 @@
+package api
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"golang.org/x/crypto/ssh"
+
+	"github.com/mvmctl/mvm"
+	"github.com/mvmctl/mvm/internal/guest"
+	"github.com/mvmctl/mvm/internal/store"
+	"github.com/mvmctl/mvm/internal/vmm"
+)
+
+// attach finds the running VMM of a VM; vmm.ErrGone says that there is none.
+func (c *core) attach(ctx context.Context, vm *mvm.VMInstanceItem) (vmm.Machine, error) {
+	if len(vm.Handle) == 0 {
+		return nil, vmm.ErrGone
+	}
+	var h vmm.Handle
+	if err := json.Unmarshal(vm.Handle, &h); err != nil {
+		return nil, mvm.Errorf(mvm.ErrBroken, "the VM's handle cannot be read: %w", err).WithHint("stop it with 'mvm vm stop --force %s'", vm.Name)
+	}
+	return c.driverOf(vm.Hypervisor).Attach(ctx, h)
+}
+
+// agentLogin is how the host proves itself to a VM's agent, and knows it.
+func (c *core) agentLogin(vm *mvm.VMInstanceItem) (guest.Login, error) {
+	id, err := c.loadIdentity(vm.ID)
+	if err != nil {
+		return guest.Login{}, err
+	}
+	host, _, _, _, err1 := ssh.ParseAuthorizedKey([]byte(id.AgentPublic))
+	signer, err2 := ssh.ParsePrivateKey([]byte(id.ClientKey))
+	if err := errors.Join(err1, err2); err != nil {
+		return guest.Login{}, mvm.Errorf(mvm.ErrBroken, "the VM's identity is damaged: %w", err).WithHint("remove the VM and create it anew")
+	}
+	return guest.Login{HostKey: host, Signers: []ssh.Signer{signer}, User: "root"}, nil
+}
+
+// dialAgent returns what opens streams to the agent of a running VM.
+func (c *core) dialAgent(vm *mvm.VMInstanceItem, m vmm.Machine) guest.DialFunc {
+	port := uint32(1024)
+	if set, err := loadSettings(context.Background(), c.st); err == nil {
+		port = uint32(set.num("defaults.vm", "vsock_port")) //nolint:gosec // validated when it was set
+	}
+	return func(ctx context.Context) (net.Conn, error) { return m.DialGuest(ctx, port) }
+}
+
+// waitFor returns when the guest is what is waited for, and fails when its VMM
+// ends or the limit is over.
+func (c *core) waitFor(ctx context.Context, vm *mvm.VMInstanceItem, what WaitFor, limit time.Duration) error {
+	if limit == 0 {
+		set, err := loadSettings(ctx, c.st)
+		if err != nil {
+			return err
+		}
+		limit = time.Duration(set.num("settings.vm", "ready_timeout_sec")) * time.Second
+	}
+	m, err := c.attach(ctx, vm)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = m.Close() }()
+	ctx, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
+	gone := make(chan vmm.Exit, 1)
+	go func() {
+		if exit, err := m.Wait(ctx); err == nil {
+			gone <- exit
+			cancel()
+		}
+	}()
+	if what == WaitReady && vm.HasAgent {
+		err = c.waitAgent(ctx, vm, m)
+	} else {
+		err = guest.WaitTCP(ctx, net.JoinHostPort(vm.IPv4, "22"))
+	}
+	select {
+	case exit := <-gone:
+		return mvm.Errorf(mvm.ErrUnavailable, "the VMM ended while the guest booted: %s", firstOf(exit.Reason, "no reason given")).
+			WithHint("its console is in %s", deref(vm.SerialOutputPath))
+	default:
+	}
+	if err != nil && errors.Is(ctx.Err(), context.DeadlineExceeded) {
+		return mvm.Errorf(mvm.ErrUnavailable, "the guest was not %s within %s", what, limit).
+			WithHint("it runs on; its console is in %s; wait longer with 'mvm vm wait %s'", deref(vm.SerialOutputPath), vm.Name)
+	}
+	return err
+}
+
+func (c *core) waitAgent(ctx context.Context, vm *mvm.VMInstanceItem, m vmm.Machine) error {
+	login, err := c.agentLogin(vm)
+	if err != nil {
+		return err
+	}
+	client, _, err := guest.WaitReady(ctx, c.dialAgent(vm, m), login)
+	if err != nil {
+		return err
+	}
+	return client.Close()
+}
+
+// askGuest returns what the agent says, or nil when it does not answer in time.
+func (c *core) askGuest(ctx context.Context, vm *mvm.VMInstanceItem) *VMGuest {
+	if !vm.HasAgent {
+		return nil
+	}
+	m, err := c.attach(ctx, vm)
+	if err != nil {
+		return nil
+	}
+	defer func() { _ = m.Close() }()
+	login, err := c.agentLogin(vm)
+	if err != nil {
+		return nil
+	}
+	client, err := guest.Dial(ctx, c.dialAgent(vm, m), login)
+	if err != nil {
+		return nil
+	}
+	defer func() { _ = client.Close() }()
+	r, err := client.Ready(ctx)
+	if err != nil {
+		return nil
+	}
+	return &VMGuest{Hostname: r.Hostname, Kernel: r.Kernel, Agent: r.Version, UptimeS: int64(r.Uptime)}
+}
+
+// askToPowerOff has the guest shut down, by its agent or else by what the VMM
+// has, and waits until the VMM ends or the limit is over.
+func (c *core) askToPowerOff(ctx context.Context, vm *mvm.VMInstanceItem, m vmm.Machine, limit time.Duration) {
+	ctx, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
+	asked := false
+	if vm.HasAgent && vm.Status == mvm.StatusRunning {
+		try, stop := context.WithTimeout(ctx, min(limit, 3*time.Second))
+		asked = c.powerOffByAgent(try, vm, m) == nil
+		stop()
+	}
+	if !asked {
+		if err := m.Shutdown(ctx); err != nil {
+			return // nobody to ask: the caller ends the VMM
+		}
+	}
+	_, _ = m.Wait(ctx) // an end or the limit: either way the caller looks
+}
+
+func (c *core) powerOffByAgent(ctx context.Context, vm *mvm.VMInstanceItem, m vmm.Machine) error {
+	login, err := c.agentLogin(vm)
+	if err != nil {
+		return err
+	}
+	client, err := guest.Dial(ctx, c.dialAgent(vm, m), login)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = client.Close() }()
+	return client.PowerOff(ctx)
+}
+
+// exitCode returns how a VMM that has ended did, or nil when it runs.
+func exitCode(ctx context.Context, m vmm.Machine) *int {
+	state, err := m.State(ctx)
+	if err != nil || state != vmm.StateExited {
+		return nil
+	}
+	exit, err := m.Wait(ctx)
+	if err != nil {
+		return nil
+	}
+	return &exit.Code
+}
+
+func validateWait(w WaitFor) error {
+	switch w {
+	case WaitNone, WaitReady, WaitSSH:
+		return nil
+	}
+	return mvm.Errorf(mvm.ErrInvalid, "%s cannot be waited for", mvm.Quote(string(w))).WithHint("use ready or ssh")
+}
+
+// Wait returns when a running VM is ready, or its SSH server answers; a limit of
+// 0 takes settings.vm ready_timeout_sec.
+func (o *VMOperation) Wait(ctx context.Context, in VMInput, what WaitFor, limit time.Duration) error {
+	if what == WaitNone {
+		what = WaitReady
+	}
+	if err := validateWait(what); err != nil {
+		return err
+	}
+	_, err := o.each(ctx, "wait for VM", in, func(ctx context.Context, _ *store.Store, vm *mvm.VMInstanceItem) error {
+		if vm.Status != mvm.StatusRunning {
+			return mvm.Errorf(mvm.ErrConflict, "it is %s", vm.Status).WithHint("start it with 'mvm vm start %s'", vm.Name)
+		}
+		return o.core.waitFor(ctx, vm, what, limit)
+	})
+	return err
+}
+
+// Connect opens an SSH session into a VM over its network and returns the exit
+// status of the command or shell. The guest's host key is the one that was made
+// for it; a guest that shows another is refused.
+func (o *SSHOperation) Connect(ctx context.Context, in SSHInput) (int, error) {
+	c := o.core
+	st, err := c.open(ctx)
+	if err != nil {
+		return 1, err
+	}
+	vm, err := c.findVM(ctx, st, in.Identifier)
+	if err != nil {
+		return 1, err
+	}
+	if vm.Status != mvm.StatusRunning {
+		return 1, mvm.Errorf(mvm.ErrConflict, "it is %s; it has to be running", vm.Status).On("log in to", vm.Name).WithHint("start it with 'mvm vm start %s'", vm.Name)
+	}
+	inv, err := loadInventory(ctx, st)
+	if err != nil {
+		return 1, err
+	}
+	login, err := c.netLogin(vm, inv, in)
+	if err != nil {
+		return 1, mvm.Wrap(err, "log in to", vm.Name)
+	}
+	timeout := in.Timeout
+	if timeout == 0 {
+		timeout = inv.set.num("settings.vm", "ssh_timeout_sec")
+	}
+	dial, cancel := context.WithTimeout(ctx, time.Duration(timeout)*time.Second)
+	defer cancel()
+	addr := net.JoinHostPort(vm.IPv4, "22")
+	if err := guest.WaitTCP(dial, addr); err != nil {
+		return 1, mvm.Wrap(err, "log in to", vm.Name)
+	}
+	client, err := guest.DialNet(dial, addr, login)
+	if err != nil {
+		return 1, mvm.Wrap(err, "log in to", vm.Name)
+	}
+	defer func() { _ = client.Close() }()
+	status, err := session(ctx, client, in)
+	return status.Code, mvm.Wrap(err, "run a command in", vm.Name)
+}
+
+// session runs the command or the login shell.
+func session(ctx context.Context, client *guest.Client, in SSHInput) (guest.Status, error) {
+	cmd := guest.Cmd{Shell: in.Cmd, Stdin: in.IO.Stdin, Stdout: in.IO.Stdout, Stderr: in.IO.Stderr}
+	if t := in.IO.Terminal; t != nil {
+		cmd.TTY, cmd.Term, cmd.Size = true, firstOf(in.IO.Term, "xterm"), guest.Size{Cols: t.Cols, Rows: t.Rows}
+		if in.IO.Resize != nil {
+			sizes := make(chan guest.Size)
+			cmd.Resize = sizes
+			ended, stop := context.WithCancel(ctx)
+			defer stop()
+			go relaySizes(ended, in.IO.Resize, sizes)
+		}
+	}
+	return client.Exec(ctx, cmd)
+}
+
+func relaySizes(ctx context.Context, from <-chan TerminalSize, to chan<- guest.Size) {
+	for {
+		select {
+		case s, ok := <-from:
+			if !ok {
+				return
+			}
+			select {
+			case to <- guest.Size{Cols: s.Cols, Rows: s.Rows}:
+			case <-ctx.Done():
+				return
+			}
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// netLogin collects the private keys that the guest may accept: the one named,
+// or those that the VM was created with.
+func (c *core) netLogin(vm *mvm.VMInstanceItem, inv *inventory, in SSHInput) (guest.Login, error) {
+	l := guest.Login{User: firstOf(in.User, deref(vm.SSHUser), "root")}
+	id, err := c.loadIdentity(vm.ID)
+	if err != nil {
+		return l, err
+	}
+	if l.HostKey, _, _, _, err = ssh.ParseAuthorizedKey([]byte(id.HostPublic)); err != nil {
+		return l, mvm.Errorf(mvm.ErrBroken, "the VM's identity is damaged: %w", err).WithHint("remove the VM and create it anew")
+	}
+	var files []string
+	names := vm.SSHKeys
+	if in.Key != "" {
+		names = []string{in.Key}
+	}
+	for _, name := range names {
+		k, err := pick("key", name, "see 'mvm key ls'", keyCandidates(inv.keys))
+		switch {
+		case err == nil && k.PrivateKeyPath != nil:
+			files = append(files, *k.PrivateKeyPath)
+		case err == nil:
+			continue // only its public half is here
+		case in.Key != "" && strings.ContainsRune(in.Key, filepath.Separator):
+			files = append(files, in.Key)
+		case in.Key != "":
+			return l, err
+		}
+	}
+	for _, f := range files {
+		data, err := os.ReadFile(f)
+		if err != nil {
+			return l, mvm.Errorf(mvm.ErrUnavailable, "the private key cannot be read: %w", err).WithHint("name another with --key")
+		}
+		signer, err := ssh.ParsePrivateKey(data)
+		if err != nil {
+			return l, mvm.Errorf(mvm.ErrInvalid, "%s is not a private key that can be used: %w", f, err).WithHint("name another with --key; keys with a passphrase are not supported here")
+		}
+		l.Signers = append(l.Signers, signer)
+	}
+	if len(l.Signers) == 0 {
+		return l, mvm.Errorf(mvm.ErrNotFound, "no private key for it is on this host").WithHint("name one with --key, or create VMs with a key made by 'mvm key create'")
+	}
+	return l, nil
+}

@@ -1,0 +1,136 @@
+package api
+
+import (
+	"context"
+	"errors"
+	"io/fs"
+	"os"
+	"path/filepath"
+
+	"github.com/mvmctl/mvm"
+	"github.com/mvmctl/mvm/internal/key"
+	"github.com/mvmctl/mvm/internal/store"
+)
+
+// defaultKeyName is the key that init makes.
+const defaultKeyName = "default"
+
+// Create makes a key pair and registers it. The private half gets mode 0600.
+func (o *KeyOperation) Create(ctx context.Context, in KeyCreateInput) (*mvm.SSHKeyItem, error) {
+	if err := mvm.ValidateName("key", in.Name); err != nil {
+		return nil, err
+	}
+	st, err := o.core.open(ctx)
+	if err != nil {
+		return nil, err
+	}
+	item, err := o.core.createKey(ctx, st, in)
+	return item, mvm.Wrap(err, "create key", in.Name)
+}
+
+func (c *core) createKey(ctx context.Context, st *store.Store, in KeyCreateInput) (*mvm.SSHKeyItem, error) {
+	dir := firstOf(in.OutputDir, c.paths.keys())
+	private := filepath.Join(dir, in.Name)
+	old, err := findKeyByName(ctx, st, in.Name)
+	if err != nil {
+		return nil, err
+	}
+	if !in.Overwrite {
+		const hint = "choose another name, or replace it with --force"
+		if old != nil {
+			return nil, mvm.Errorf(mvm.ErrExists, "a key of that name exists").WithHint(hint)
+		}
+		for _, p := range []string{private, private + ".pub"} {
+			if _, err := os.Lstat(p); !errors.Is(err, fs.ErrNotExist) {
+				return nil, mvm.Errorf(mvm.ErrExists, "the file %s exists", p).WithHint(hint)
+			}
+		}
+	}
+	pair, err := key.Generate(key.Algorithm(firstOf(in.Algorithm, string(key.Ed25519))), in.Bits, firstOf(in.Comment, "mvm:"+in.Name))
+	if err != nil {
+		return nil, err
+	}
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, mvm.Errorf(mvm.ErrUnavailable, "cannot make the directory for keys: %w", err)
+	}
+	if err := pair.Write(private); err != nil {
+		return nil, err
+	}
+	item := &mvm.SSHKeyItem{
+		ID: newID(), Name: in.Name, Fingerprint: pair.Fingerprint(), Algorithm: string(pair.Algorithm), Comment: pair.Comment,
+		PublicKeyPath: private + ".pub", PrivateKeyPath: &private, IsDefault: in.SetDefault, IsPresent: true, CreatedAt: now(), UpdatedAt: now(),
+	}
+	if old != nil {
+		item.ID, item.CreatedAt, item.IsDefault = old.ID, old.CreatedAt, in.SetDefault || old.IsDefault
+	}
+	if err := st.UpsertKey(ctx, item); err != nil {
+		if old == nil { // no row names the files: they would be in the way of the next try
+			err = errors.Join(err, removeFile(private), removeFile(private+".pub"))
+		}
+		return nil, err
+	}
+	return item, nil
+}
+
+// ListAll returns all keys.
+func (o *KeyOperation) ListAll(ctx context.Context) ([]*mvm.SSHKeyItem, error) {
+	st, err := o.core.open(ctx)
+	if err != nil {
+		return nil, err
+	}
+	keys, err := st.ListKeys(ctx)
+	for _, k := range keys {
+		_, statErr := os.Stat(k.PublicKeyPath)
+		k.IsPresent = statErr == nil
+	}
+	return keys, err
+}
+
+// defaultKey returns the default key, and whether it was made just now.
+func (c *core) defaultKey(ctx context.Context, st *store.Store) (*mvm.SSHKeyItem, bool, error) {
+	keys, err := st.ListKeys(ctx)
+	if err != nil {
+		return nil, false, err
+	}
+	for _, k := range keys {
+		if k.IsDefault {
+			return k, false, nil
+		}
+	}
+	// Files without a row are what a crash left between the two.
+	k, err := c.createKey(ctx, st, KeyCreateInput{Name: defaultKeyName, SetDefault: true, Overwrite: len(keys) == 0})
+	return k, err == nil, mvm.Wrap(err, "create key", defaultKeyName)
+}
+
+func findKeyByName(ctx context.Context, st *store.Store, name string) (*mvm.SSHKeyItem, error) {
+	keys, err := st.ListKeys(ctx)
+	if err != nil {
+		return nil, err
+	}
+	for _, k := range keys {
+		if k.Name == name {
+			return k, nil
+		}
+	}
+	return nil, nil
+}
+
+// newIdentity makes the keys that a VM is known by.
+func newIdentity(name string) (vmIdentity, error) {
+	var id vmIdentity
+	for _, k := range []struct {
+		comment         string
+		private, public *string
+	}{
+		{"root@" + name, &id.HostKey, &id.HostPublic},
+		{"mvm-agent@" + name, &id.AgentKey, &id.AgentPublic},
+		{"mvm-host@" + name, &id.ClientKey, &id.ClientPublic},
+	} {
+		pair, err := key.Generate(key.Ed25519, 0, k.comment)
+		if err != nil {
+			return id, err
+		}
+		*k.private, *k.public = string(pair.PrivatePEM), pair.PublicLine
+	}
+	return id, nil
+}

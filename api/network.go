@@ -1,0 +1,229 @@
+package api
+
+import (
+	"context"
+	"net/netip"
+	"strings"
+
+	"github.com/mvmctl/mvm"
+	"github.com/mvmctl/mvm/internal/network"
+	"github.com/mvmctl/mvm/internal/store"
+)
+
+// ListAll returns all networks, with their leases and whether they are up.
+func (o *NetworkOperation) ListAll(ctx context.Context) ([]*mvm.NetworkItem, error) {
+	st, err := o.core.open(ctx)
+	if err != nil {
+		return nil, err
+	}
+	nets, err := st.ListNetworks(ctx)
+	if err != nil {
+		return nil, err
+	}
+	for _, n := range nets {
+		if _, err := o.core.observeNetwork(ctx, st, n); err != nil {
+			return nil, err
+		}
+	}
+	return nets, nil
+}
+
+// Get returns one network by name or id prefix.
+func (o *NetworkOperation) Get(ctx context.Context, in NetworkInput) (*mvm.NetworkItem, error) {
+	st, err := o.core.open(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return o.core.findNetwork(ctx, st, in)
+}
+
+// Inspect returns a network with its leases, its VMs, and the rules that stand
+// in the kernel.
+func (o *NetworkOperation) Inspect(ctx context.Context, in NetworkInput) (*NetworkInspect, error) {
+	st, err := o.core.open(ctx)
+	if err != nil {
+		return nil, err
+	}
+	n, err := o.core.findNetwork(ctx, st, in)
+	if err != nil {
+		return nil, err
+	}
+	seen, err := o.core.observeNetwork(ctx, st, n)
+	if err != nil {
+		return nil, err
+	}
+	out := &NetworkInspect{Network: n, Leases: n.Leases, Rules: []*mvm.FirewallRule{}, VMs: []string{}}
+	for i := range seen.Rules {
+		out.Rules = append(out.Rules, &seen.Rules[i])
+	}
+	vms, err := st.ListVMs(ctx)
+	if err != nil {
+		return nil, err
+	}
+	for _, v := range vms {
+		if v.NetworkID == n.ID {
+			out.VMs = append(out.VMs, v.Name)
+		}
+	}
+	return out, nil
+}
+
+// CreateDefaultNetwork makes the default network if there is none and brings
+// it up if this process may. Doing it twice does nothing.
+func (o *NetworkOperation) CreateDefaultNetwork(ctx context.Context) (*mvm.NetworkItem, error) {
+	st, err := o.core.open(ctx)
+	if err != nil {
+		return nil, err
+	}
+	n, _, err := o.core.defaultNetwork(ctx, st)
+	return n, err
+}
+
+// defaultNetwork returns the default network, and whether it was made just now.
+func (c *core) defaultNetwork(ctx context.Context, st *store.Store) (*mvm.NetworkItem, bool, error) {
+	if n, err := findDefaultNetwork(ctx, st); err != nil || n != nil {
+		return n, false, err
+	}
+	set, err := loadSettings(ctx, st)
+	if err != nil {
+		return nil, false, err
+	}
+	routes, err := c.net.HostRoutes(ctx)
+	if err != nil {
+		return nil, false, err
+	}
+	name := set.str("defaults.network", "name")
+	if err := mvm.ValidateName("network", name); err != nil {
+		return nil, false, err
+	}
+	preferred, _, err := network.ValidateSubnet(set.str("defaults.network", "subnet"))
+	if err != nil {
+		return nil, false, err
+	}
+	var made *mvm.NetworkItem
+	err = st.Tx(ctx, func(tx *store.Tx) error {
+		nets, err := tx.ListNetworks(ctx)
+		if err != nil {
+			return err
+		}
+		for _, n := range nets { // another command may have been quicker
+			if n.IsDefault || n.Name == name {
+				return nil
+			}
+		}
+		// A bridge of this very name is an earlier life of this network, not a clash.
+		taken := network.Destinations(routes, network.BridgeName(name))
+		for _, n := range nets {
+			if p, err := netip.ParsePrefix(n.Subnet); err == nil {
+				taken = append(taken, p)
+			}
+		}
+		subnet, err := network.FreeSubnet(preferred, taken)
+		if err != nil {
+			return err
+		}
+		gateway, err := network.Gateway(subnet, "")
+		if err != nil {
+			return err
+		}
+		made = &mvm.NetworkItem{
+			ID: newID(), Name: name, Subnet: subnet.String(), Bridge: network.BridgeName(name), IPv4Gateway: gateway.String(),
+			NATEnabled: set.flag("defaults.network", "nat_enabled"), IsDefault: true, IsPresent: true, CreatedAt: now(), UpdatedAt: now(),
+		}
+		return tx.InsertNetwork(ctx, made)
+	})
+	if err != nil {
+		return nil, false, mvm.Wrap(err, "create network", name)
+	}
+	if made == nil {
+		n, err := findDefaultNetwork(ctx, st)
+		return n, false, err
+	}
+	return made, true, nil
+}
+
+func findDefaultNetwork(ctx context.Context, st *store.Store) (*mvm.NetworkItem, error) {
+	nets, err := st.ListNetworks(ctx)
+	if err != nil {
+		return nil, err
+	}
+	for _, n := range nets {
+		if n.IsDefault {
+			return n, nil
+		}
+	}
+	return nil, nil
+}
+
+func (c *core) findNetwork(ctx context.Context, st *store.Store, in NetworkInput) (*mvm.NetworkItem, error) {
+	sel, err := one("network", in.Identifiers)
+	if err != nil {
+		return nil, err
+	}
+	nets, err := st.ListNetworks(ctx)
+	if err != nil {
+		return nil, err
+	}
+	n, err := pick("network", sel, "see 'mvm network ls'", networkCandidates(nets))
+	if err != nil {
+		return nil, err
+	}
+	_, err = c.observeNetwork(ctx, st, n)
+	return n, err
+}
+
+// observeNetwork fills in what the kernel and the leases say of a network.
+func (c *core) observeNetwork(ctx context.Context, st *store.Store, n *mvm.NetworkItem) (network.Observed, error) {
+	leases, err := st.ListLeases(ctx, n.ID)
+	if err != nil {
+		return network.Observed{}, err
+	}
+	n.Leases = leases
+	if n.Leases == nil {
+		n.Leases = []*mvm.NetworkLeaseItem{}
+	}
+	seen, err := c.net.Observe(ctx, networkSpec(n))
+	if err != nil {
+		return seen, mvm.Wrap(err, "look at network", n.Name)
+	}
+	n.BridgeActive = seen.Active()
+	return seen, nil
+}
+
+func (c *core) ensureNetwork(ctx context.Context, spec network.Spec) error {
+	changes, err := c.net.EnsureNetwork(ctx, spec)
+	if err != nil {
+		return mvm.Wrap(err, "bring up network", spec.Name)
+	}
+	for _, ch := range changes {
+		if ch.What == network.ForwardingSysctl { // the only change that outlives the network: keep what was before
+			var before string
+			if known, err := c.st.GetHostState(ctx, "before."+ch.What, &before); err == nil && !known {
+				if err := c.st.SetHostState(ctx, "before."+ch.What, ch.Old); err != nil {
+					return err
+				}
+			}
+		}
+	}
+	return nil
+}
+
+// networkSpec is a stored network as the kernel is to have it. A stored value
+// that cannot be parsed leaves its field invalid, which Validate names.
+func networkSpec(n *mvm.NetworkItem) network.Spec {
+	s := network.Spec{NetworkID: n.ID, Name: n.Name, Bridge: n.Bridge, NAT: n.NATEnabled}
+	s.Subnet, _ = netip.ParsePrefix(n.Subnet)
+	s.Gateway, _ = netip.ParseAddr(n.IPv4Gateway)
+	if n.NATGateways != nil && *n.NATGateways != "" {
+		s.NATGateways = strings.Split(*n.NATGateways, ",")
+	}
+	return s
+}
+
+// one returns the only selector of an input.
+func one(what string, selectors []string) (string, error) {
+	if len(selectors) != 1 || selectors[0] == "" {
+		return "", mvm.Errorf(mvm.ErrInvalid, "%d selectors given; exactly one %s is wanted", len(selectors), what).WithHint("name one %s", what)
+	}
+	return selectors[0], nil
+}

@@ -1,0 +1,151 @@
+package api
+
+import "github.com/mvmctl/mvm"
+
+// NetworkOperation manages bridge networks.
+type NetworkOperation struct{ core *core }
+
+// NetworkInput selects networks by name or id prefix.
+type NetworkInput struct{ Identifiers []string }
+
+// NetworkInspect is a network with what hangs on it and what the kernel has.
+type NetworkInspect struct {
+	Network *mvm.NetworkItem        `json:"network"`
+	Leases  []*mvm.NetworkLeaseItem `json:"leases"`
+	Rules   []*mvm.FirewallRule     `json:"rules"`
+	VMs     []string                `json:"vms"`
+}
+
+// KernelOperation manages guest kernels.
+type KernelOperation struct{ core *core }
+
+// KernelInput selects kernels: type:version, path, id prefix or type.
+type KernelInput struct{ Identifiers []string }
+
+// KernelPullInput is a kernel to get.
+type KernelPullInput struct {
+	KernelType string // "debian"
+	Version    string
+	Arch       string
+	SetDefault bool
+	Force      bool // get it again
+}
+
+// KernelImportInput is a kernel file to take over.
+type KernelImportInput struct {
+	Name       string
+	SourcePath string
+	Version    string // "" takes what the file says
+	SetDefault bool
+}
+
+// ImageOperation manages root disk images.
+type ImageOperation struct{ core *core }
+
+// ImageInput selects images: type:version, type, name or id prefix.
+type ImageInput struct{ Identifiers []string }
+
+// ImageBuildInput is an image to build from the host's package mirror.
+type ImageBuildInput struct {
+	Ref        string // "tiny", "debian", "debian:12"
+	Force      bool   // build even if it is there
+	SetDefault bool
+}
+
+// ImagePullInput is an image to download, or to build where it cannot be downloaded.
+type ImagePullInput struct {
+	Type       string
+	Version    string
+	Force      bool
+	SetDefault bool
+	NoCache    bool
+}
+
+// KeyOperation manages SSH keys.
+type KeyOperation struct{ core *core }
+
+// KeyInput selects keys by name, fingerprint prefix or path of the .pub file.
+type KeyInput struct{ Identifiers []string }
+
+// KeyCreateInput is a key pair to make.
+type KeyCreateInput struct {
+	Name       string
+	Algorithm  string // ed25519 (default), rsa, ecdsa
+	Bits       int    // rsa only; default 4096
+	Comment    string
+	SetDefault bool
+	Overwrite  bool
+	OutputDir  string // "" keeps it in the configuration directory
+}
+
+// BinaryOperation manages VMM binaries.
+type BinaryOperation struct{ core *core }
+
+// HostOperation looks at the host and sets it up.
+type HostOperation struct{ core *core }
+
+// HostStatus is the state of the host against what mvm needs.
+type HostStatus struct {
+	KVMAccessible   bool          `json:"kvm_accessible"`
+	KVMReason       string        `json:"kvm_reason"` // why not, "" when it is
+	KVMHint         string        `json:"kvm_hint"`
+	IPForward       string        `json:"ip_forward"`
+	MissingBinaries []string      `json:"missing_binaries"`
+	State           string        `json:"state"` // "ready", "degraded" or "not ready"
+	Hypervisor      string        `json:"hypervisor"`
+	Drivers         []DriverState `json:"drivers"`
+	CacheDir        string        `json:"cache_dir"`
+	Problems        []HostProblem `json:"problems"`
+}
+
+// DriverState is what one hypervisor can do here.
+type DriverState struct {
+	Name     string   `json:"name"`
+	Usable   bool     `json:"usable"`
+	Path     string   `json:"path"`
+	Version  string   `json:"version"`
+	Accel    string   `json:"accel"`
+	Problems []string `json:"problems"`
+}
+
+// HostProblem is something wrong with the host, and its remedy.
+type HostProblem struct {
+	What string `json:"what"`
+	Hint string `json:"hint"`
+}
+
+// InitOperation sets a machine up for mvm.
+type InitOperation struct{ core *core }
+
+// InitInput says which parts of init to leave out.
+type InitInput struct {
+	SkipHost    bool
+	SkipNetwork bool
+}
+
+// InitResult lists what init found and did.
+type InitResult struct {
+	Steps      []InitStep `json:"steps"`
+	Hypervisor string     `json:"hypervisor"`
+	Next       []string   `json:"next"` // commands to go on with
+}
+
+// InitStep is one thing that init took care of.
+type InitStep struct {
+	Name   string `json:"name"`
+	Done   bool   `json:"done"`   // false: it was so already
+	Detail string `json:"detail"` // one line
+}
+
+// SSHOperation opens SSH sessions into VMs.
+type SSHOperation struct{ core *core }
+
+// SSHInput is a session to open.
+type SSHInput struct {
+	Identifier string
+	User       string   // "" takes the VM's
+	Key        string   // path or key name; "" takes the VM's keys
+	Cmd        string   // "" opens a login shell on a pty
+	Timeout    int      // seconds to connect; 0 takes settings.vm ssh_timeout_sec
+	IO         StreamIO // where input comes from and output goes
+}

@@ -1,0 +1,147 @@
+package api
+
+import (
+	"encoding/json"
+	"time"
+
+	"github.com/mvmctl/mvm"
+)
+
+// VMOperation is the life of VMs.
+type VMOperation struct{ core *core }
+
+// VMInput selects VMs: by name, IPv4 address, MAC address or id prefix.
+type VMInput struct {
+	Identifiers []string
+	Force       bool          // stop, reboot, remove: do not ask the guest
+	Timeout     time.Duration // stop: for the guest to shut down; 0 takes settings.vm stop_timeout_sec
+	Wait        WaitFor       // start: what to wait for
+}
+
+// WaitFor says what create and start wait for after the VM runs.
+type WaitFor string
+
+// What can be waited for.
+const (
+	WaitNone  WaitFor = ""      // return when the vCPUs run
+	WaitReady WaitFor = "ready" // the agent answers, or SSH where the guest has no agent
+	WaitSSH   WaitFor = "ssh"   // the guest's SSH server sends its banner
+)
+
+// VMCreateInput is what a new VM shall be. nil and "" mean: take the setting,
+// else the built-in default.
+type VMCreateInput struct {
+	Name             string
+	SSHKeys          []string // key names; empty takes the default keys
+	Image            string   // type:version, type, name or id prefix; "" takes the default image
+	KernelID         string   // a kernel selector; "" takes the default kernel
+	VCPUCount        *int
+	MemSizeMiB       *int
+	NetworkName      string
+	CloudInitMode    mvm.CloudInitMode
+	User             string // SSH user
+	DiskSize         string // "10G"; "" takes what the image needs
+	RequestedGuestIP string
+	RequestedMAC     string
+	PCIEnabled       *bool
+	NestedVirt       *bool
+	CPUConfig        json.RawMessage
+	EnableLogging    *bool
+	EnableMetrics    *bool
+	EnableConsole    *bool
+	LSMFlags         string
+	BootArgs         string
+	FirecrackerBin   string // path of the VMM's binary
+	BinaryID         string
+	SkipCleanup      bool // leave everything as it is when creation fails
+	Count            *int // names NAME-1…NAME-N
+	Atomic           bool // with Count: all or none
+
+	// Beyond the reference.
+	Hypervisor string // auto, firecracker or qemu
+	Wait       WaitFor
+	WaitLimit  time.Duration // 0 takes settings.vm ready_timeout_sec
+	NoAgent    bool
+}
+
+// VMCreateResult is what create made.
+type VMCreateResult struct {
+	VMs     []*mvm.VMInstanceItem `json:"vms"`
+	Timings []Timing              `json:"timings"` // of the last VM made
+}
+
+// Timing is how long one part of an operation took.
+type Timing struct {
+	Phase string        `json:"phase"`
+	Took  time.Duration `json:"took_ns"`
+}
+
+// VMInspect is everything there is to know of one VM, a part per concern.
+type VMInspect struct {
+	VM         *mvm.VMInstanceItem `json:"vm"`
+	Networking VMNetworking        `json:"networking"`
+	Filesystem VMFilesystem        `json:"filesystem"`
+	Console    VMConsole           `json:"console"`
+	Process    VMProcess           `json:"process"`
+	Guest      *VMGuest            `json:"guest"` // null while the guest's agent does not answer
+	Events     []VMEvent           `json:"events"`
+}
+
+// VMNetworking is how a VM is connected.
+type VMNetworking struct {
+	Network string `json:"network"`
+	Bridge  string `json:"bridge"`
+	Subnet  string `json:"subnet"`
+	Gateway string `json:"gateway"`
+	IPv4    string `json:"ipv4"`
+	MAC     string `json:"mac"`
+	Tap     string `json:"tap"`
+	TapUp   bool   `json:"tap_up"`
+	DNS     string `json:"dns"`
+}
+
+// VMFilesystem is where a VM's disk and files are.
+type VMFilesystem struct {
+	Directory      string `json:"directory"`
+	Rootfs         string `json:"rootfs"`
+	Format         string `json:"format"`
+	SizeBytes      int64  `json:"size_bytes"`
+	AllocatedBytes int64  `json:"allocated_bytes"`
+	BaseImage      string `json:"base_image"`
+	Kernel         string `json:"kernel"`
+	Initrd         string `json:"initrd"`
+}
+
+// VMConsole is where a VM's serial console is.
+type VMConsole struct {
+	Socket string `json:"socket"`
+	Log    string `json:"log"`
+	VMMLog string `json:"vmm_log"`
+}
+
+// VMProcess is what runs for a VM on the host.
+type VMProcess struct {
+	Hypervisor    string   `json:"hypervisor"`
+	Accel         string   `json:"accel"`
+	PID           int      `json:"pid"`
+	SupervisorPID int      `json:"supervisor_pid"`
+	Jailed        bool     `json:"jailed"`
+	Argv          []string `json:"argv"`
+}
+
+// VMGuest is what the agent in a guest says.
+type VMGuest struct {
+	Hostname string `json:"hostname"`
+	Kernel   string `json:"kernel"`
+	Agent    string `json:"agent"` // its version
+	UptimeS  int64  `json:"uptime_sec"`
+}
+
+// VMEvent is one change in a VM's history.
+type VMEvent struct {
+	At    string `json:"at"`
+	Kind  string `json:"kind"`
+	From  string `json:"from"`
+	To    string `json:"to"`
+	Cause string `json:"cause"`
+}

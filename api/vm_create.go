@@ -1,0 +1,166 @@
+package api
+
+import (
+	"context"
+	"fmt"
+	"strconv"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/mvmctl/mvm"
+	"github.com/mvmctl/mvm/internal/op"
+	"github.com/mvmctl/mvm/internal/store"
+)
+
+const (
+	opCreate = "vm.create"
+	opStart  = "vm.start"
+	opRemove = "vm.remove"
+)
+
+// maxBatch is how many VMs one create may ask for.
+const maxBatch = 1000
+
+// parallelCreates bounds how many VMs are made at once; more only queue for
+// the same disk and database.
+const parallelCreates = 4
+
+// Create makes a VM and starts it. It returns when the vCPUs run, or later where
+// in.Wait says so. Bad input is refused before the first side effect; a
+// failure, a cancelled context or a crash leaves nothing behind.
+//
+// With Count it makes NAME-1 to NAME-N in parallel. It then returns the VMs that
+// were made beside the joined errors, or with Atomic none if one failed.
+func (o *VMOperation) Create(ctx context.Context, in VMCreateInput, opts ...Option) (*VMCreateResult, error) {
+	names := []string{in.Name}
+	if in.Count != nil {
+		if *in.Count < 1 || *in.Count > maxBatch {
+			return nil, mvm.Errorf(mvm.ErrInvalid, "%d VMs asked for; one create makes 1 to %d", *in.Count, maxBatch).WithHint("set --count to a number from 1 to %d", maxBatch)
+		}
+		names = names[:0]
+		for i := range *in.Count {
+			names = append(names, in.Name+"-"+strconv.Itoa(i+1))
+		}
+	}
+	results := make([]*VMCreateResult, len(names))
+	errs := make([]error, len(names))
+	var g errgroup.Group
+	g.SetLimit(parallelCreates)
+	for i, name := range names {
+		g.Go(func() error {
+			one := in
+			one.Name = name
+			res, err := o.createOne(ctx, one, options(opts).progress)
+			results[i], errs[i] = res, mvm.Wrap(err, "create VM", name)
+			return errs[i]
+		})
+	}
+	firstErr := g.Wait()
+	out := &VMCreateResult{VMs: []*mvm.VMInstanceItem{}}
+	batch := mvm.Batch[*mvm.VMInstanceItem]{}
+	for i, r := range results {
+		if r != nil {
+			out.VMs, out.Timings = append(out.VMs, r.VMs...), r.Timings
+		}
+		batch.Entries = append(batch.Entries, mvm.BatchEntry[*mvm.VMInstanceItem]{Identifier: names[i], Err: errs[i]})
+	}
+	if firstErr != nil && in.Atomic && len(out.VMs) > 0 {
+		var made []string
+		for _, v := range out.VMs {
+			made = append(made, v.ID)
+		}
+		undo, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Minute)
+		defer cancel()
+		_, err := o.Remove(undo, VMInput{Identifiers: made, Force: true})
+		batch.Entries = append(batch.Entries, mvm.BatchEntry[*mvm.VMInstanceItem]{Err: mvm.Wrap(err, "undo the batch of", in.Name)})
+		out.VMs = []*mvm.VMInstanceItem{}
+	}
+	return out, batch.Err()
+}
+
+func (o *VMOperation) createOne(ctx context.Context, in VMCreateInput, progress mvm.ProgressFunc) (*VMCreateResult, error) {
+	c, begin := o.core, time.Now()
+	if err := mvm.ValidateName("VM", in.Name); err != nil {
+		return nil, err
+	}
+	if err := validateWait(in.Wait); err != nil {
+		return nil, err
+	}
+	st, err := c.open(ctx)
+	if err != nil {
+		return nil, err
+	}
+	inv, err := loadInventory(ctx, st)
+	if err != nil {
+		return nil, err
+	}
+	firstUse := len(inv.networks) == 0
+	if firstUse { // an empty machine: plan on the network that will be made
+		if inv, err = c.withDefaults(ctx, st, inv); err != nil {
+			return nil, err
+		}
+	}
+	p, err := c.planCreate(ctx, st, inv, in)
+	if err != nil {
+		return nil, err
+	}
+	if err := requireRoot("creating a VM", "vm", "create", in.Name); err != nil {
+		return nil, err
+	}
+	if err := c.buildInitramfs(ctx, p.kernel, p.initrd); err != nil {
+		return nil, err
+	}
+	planned := time.Now()
+	progress.Send("create", fmt.Sprintf("creating %s: %s on %s, %d vCPU, %d MiB, %s", in.Name, p.image.Type+":"+p.image.Version, p.driver.Name(), p.item.VCPUCount, p.item.MemSizeMiB, p.kernel.Version))
+	err = c.journal.Run(ctx, op.Op{
+		Kind: opCreate, Subject: in.Name, SubjectID: p.item.ID, KeepOnFailure: in.SkipCleanup,
+		Reserve: func(tx *store.Tx) error { return p.reserve(ctx, tx) },
+		Steps:   p.createSteps(),
+		Commit:  func(tx *store.Tx) error { return p.commitRunning(ctx, tx, "created") },
+	})
+	if err != nil {
+		return nil, err
+	}
+	res := &VMCreateResult{VMs: []*mvm.VMInstanceItem{p.item}, Timings: []Timing{
+		{"plan", planned.Sub(begin)}, {"prepare and start VMM", p.startedAt.Sub(planned)},
+	}}
+	if in.Wait == WaitNone {
+		return res, nil
+	}
+	progress.Send("boot", "waiting for "+in.Name+" to be "+string(in.Wait))
+	boot := time.Now()
+	if err := c.waitFor(ctx, p.item, in.Wait, in.WaitLimit); err != nil {
+		return res, err // the VM stays: its console tells what went wrong
+	}
+	res.Timings = append(res.Timings, Timing{"boot until " + string(in.Wait), time.Since(boot)})
+	return res, nil
+}
+
+// commitRunning writes down that the VM runs; it is the commit point of create
+// and start.
+func (p *vmPlan) commitRunning(ctx context.Context, tx *store.Tx, cause string) error {
+	if err := p.recordHandle(); err != nil {
+		return err
+	}
+	from := p.was
+	p.item.Status, p.item.StatusReason, p.item.ExitCode, p.item.UpdatedAt = mvm.StatusRunning, "", nil, now()
+	if err := tx.UpdateVM(ctx, p.item); err != nil {
+		return err
+	}
+	return tx.AppendEvent(ctx, event(p.item, "state", from, cause))
+}
+
+// withDefaults returns the inventory of a machine on which nothing was made yet,
+// after making the default network, and a key where there is none.
+func (c *core) withDefaults(ctx context.Context, st *store.Store, inv *inventory) (*inventory, error) {
+	if _, _, err := c.defaultNetwork(ctx, st); err != nil {
+		return nil, err
+	}
+	if len(inv.keys) == 0 {
+		if _, _, err := c.defaultKey(ctx, st); err != nil {
+			return nil, err
+		}
+	}
+	return loadInventory(ctx, st)
+}

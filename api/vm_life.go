@@ -1,0 +1,211 @@
+package api
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"time"
+
+	"github.com/mvmctl/mvm"
+	"github.com/mvmctl/mvm/internal/op"
+	"github.com/mvmctl/mvm/internal/store"
+	"github.com/mvmctl/mvm/internal/vmm"
+)
+
+// each applies a verb to every VM selected, and reports on each.
+func (o *VMOperation) each(ctx context.Context, what string, in VMInput, f func(context.Context, *store.Store, *mvm.VMInstanceItem) error) (mvm.Batch[*mvm.VMInstanceItem], error) {
+	var batch mvm.Batch[*mvm.VMInstanceItem]
+	if len(in.Identifiers) == 0 {
+		return batch, mvm.Errorf(mvm.ErrInvalid, "no VM was named").WithHint("name one or more; see 'mvm vm ls'")
+	}
+	st, err := o.core.open(ctx)
+	if err != nil {
+		return batch, err
+	}
+	for _, sel := range in.Identifiers {
+		entry := mvm.BatchEntry[*mvm.VMInstanceItem]{Identifier: sel}
+		entry.Item, entry.Err = o.core.findVM(ctx, st, sel)
+		if entry.Err == nil {
+			entry.Err = mvm.Wrap(f(ctx, st, entry.Item), what, entry.Item.Name)
+		}
+		batch.Entries = append(batch.Entries, entry)
+	}
+	return batch, batch.Err()
+}
+
+// Start starts stopped or crashed VMs; what is missing of their network is mended.
+func (o *VMOperation) Start(ctx context.Context, in VMInput, opts ...Option) (mvm.Batch[*mvm.VMInstanceItem], error) {
+	if err := validateWait(in.Wait); err != nil {
+		return mvm.Batch[*mvm.VMInstanceItem]{}, err
+	}
+	progress := options(opts).progress
+	return o.each(ctx, "start VM", in, func(ctx context.Context, st *store.Store, vm *mvm.VMInstanceItem) error {
+		if err := requireRoot("starting a VM", "vm", "start", vm.Name); err != nil {
+			return err
+		}
+		progress.Send("start", "starting "+vm.Name)
+		if err := o.core.start(ctx, st, vm, "start"); err != nil {
+			return err
+		}
+		if in.Wait == WaitNone {
+			return nil
+		}
+		progress.Send("boot", "waiting for "+vm.Name+" to be "+string(in.Wait))
+		return o.core.waitFor(ctx, vm, in.Wait, in.Timeout)
+	})
+}
+
+// claimed is what the undoing of a verb needs: the phase that the VM had.
+type claimed struct {
+	Status mvm.VMStatus `json:"status"`
+}
+
+func (c *core) start(ctx context.Context, st *store.Store, vm *mvm.VMInstanceItem, cause string) error {
+	inv, err := loadInventory(ctx, st)
+	if err != nil {
+		return err
+	}
+	if !mvm.TransitionOf(mvm.VerbStart).Allows(vm.Status) {
+		return refusal(mvm.VerbStart, vm)
+	}
+	p, err := c.planStart(ctx, st, inv, vm)
+	if err != nil {
+		return err
+	}
+	if err := c.buildInitramfs(ctx, p.kernel, p.initrd); err != nil {
+		return err
+	}
+	undo, err := json.Marshal(claimed{vm.Status})
+	if err != nil {
+		return err
+	}
+	return c.journal.Run(ctx, op.Op{
+		Kind: opStart, Subject: vm.Name, SubjectID: vm.ID, UndoData: undo,
+		Reserve: func(tx *store.Tx) error { _, err := tx.ClaimVM(ctx, vm.ID, mvm.VerbStart); return err },
+		// A VMM that a crash lost, and a tap that outlived its VM, go first.
+		Steps:  append([]op.Step{&clearStep{c: c, VMID: vm.ID, Tap: vm.TapDevice}}, p.startSteps()...),
+		Commit: func(tx *store.Tx) error { return p.commitRunning(ctx, tx, cause) },
+	})
+}
+
+// clearStep removes what an earlier run of the VM may have left running.
+type clearStep struct {
+	c    *core
+	VMID string `json:"vm_id"`
+	Tap  string `json:"tap"`
+}
+
+func (s *clearStep) Kind() string { return "clear" }
+
+func (s *clearStep) Apply(ctx context.Context) error { return s.c.killVMM(ctx, s.VMID, 0) }
+
+func (s *clearStep) Revert(context.Context) error { return nil }
+
+// Stop stops VMs: it asks the guest to shut down, then sends SIGTERM and SIGKILL
+// to the VMM, each after its time limit. With Force the guest is not asked.
+func (o *VMOperation) Stop(ctx context.Context, in VMInput, opts ...Option) (mvm.Batch[*mvm.VMInstanceItem], error) {
+	progress := options(opts).progress
+	return o.each(ctx, "stop VM", in, func(ctx context.Context, st *store.Store, vm *mvm.VMInstanceItem) error {
+		if err := requireRoot("stopping a VM", "vm", "stop", vm.Name); err != nil {
+			return err
+		}
+		progress.Send("stop", "stopping "+vm.Name)
+		return o.core.stop(ctx, st, vm, in)
+	})
+}
+
+func (c *core) stop(ctx context.Context, st *store.Store, vm *mvm.VMInstanceItem, in VMInput) error {
+	if vm.Status == mvm.StatusStopped || vm.Status == mvm.StatusCrashed {
+		return refusal(mvm.VerbStop, vm)
+	}
+	return c.endVM(ctx, st, vm, in, "stopped as asked")
+}
+
+// endVM stops a VM under a claim.
+func (c *core) endVM(ctx context.Context, st *store.Store, vm *mvm.VMInstanceItem, in VMInput, cause string) error {
+	return c.withClaim(ctx, vm, mvm.VerbStop, mvm.StatusStopped, cause, func(ctx context.Context) error { return c.end(ctx, st, vm, in) })
+}
+
+// end shuts the guest down and removes its tap; the VM's directory stays.
+func (c *core) end(ctx context.Context, st *store.Store, vm *mvm.VMInstanceItem, in VMInput) error {
+	set, err := loadSettings(ctx, st)
+	if err != nil {
+		return err
+	}
+	m, err := c.attach(ctx, vm)
+	switch {
+	case errors.Is(err, vmm.ErrGone):
+	case err != nil:
+		return err
+	default:
+		defer func() { _ = m.Close() }()
+		if !in.Force {
+			limit := in.Timeout
+			if limit == 0 {
+				limit = time.Duration(set.num("settings.vm", "stop_timeout_sec")) * time.Second
+			}
+			c.askToPowerOff(ctx, vm, m, limit)
+		}
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		if code := exitCode(ctx, m); code != nil {
+			vm.ExitCode = code
+		}
+	}
+	grace := time.Duration(set.num("settings.vm", "term_timeout_sec")) * time.Second
+	if in.Force {
+		grace = 0
+	}
+	if err := c.killVMM(ctx, vm.ID, grace); err != nil {
+		return err
+	}
+	return (&tapStep{c: c, VMID: vm.ID, Name: vm.TapDevice}).Revert(ctx)
+}
+
+// Remove stops VMs and removes all that belongs to them: process, tap, rules,
+// files, lease and row.
+func (o *VMOperation) Remove(ctx context.Context, in VMInput, opts ...Option) (mvm.Batch[*mvm.VMInstanceItem], error) {
+	progress := options(opts).progress
+	return o.each(ctx, "remove VM", in, func(ctx context.Context, st *store.Store, vm *mvm.VMInstanceItem) error {
+		if err := requireRoot("removing a VM", "vm", "rm", vm.Name); err != nil {
+			return err
+		}
+		progress.Send("remove", "removing "+vm.Name)
+		c := o.core
+		if vm.Status == mvm.StatusRunning && !in.Force {
+			if err := c.endVM(ctx, st, vm, in, "stopped to be removed"); err != nil {
+				return err
+			}
+		}
+		// From here it only goes forward: each part may be gone already, and a
+		// crash is finished by the next command.
+		return c.journal.Forward(ctx, op.Op{
+			Kind: opRemove, Subject: vm.Name, SubjectID: vm.ID,
+			Reserve: func(tx *store.Tx) error { _, err := tx.ClaimVM(ctx, vm.ID, mvm.VerbRemove); return err },
+			Steps: []op.Step{
+				&vmmStep{c: c, VMID: vm.ID}, &tapStep{c: c, VMID: vm.ID, Name: vm.TapDevice}, &dirStep{c: c, VMID: vm.ID},
+			},
+		})
+	})
+}
+
+// refusal says why a verb cannot start from the phase that the VM is in.
+func refusal(v mvm.Verb, vm *mvm.VMInstanceItem) error {
+	t := mvm.TransitionOf(v)
+	names := ""
+	for i, s := range t.From {
+		if i > 0 {
+			names += " or "
+		}
+		names += string(s)
+	}
+	hint := "see 'mvm vm ls'"
+	switch vm.Status {
+	case mvm.StatusStopped, mvm.StatusCrashed:
+		hint = "start it with 'mvm vm start " + vm.Name + "'"
+	case mvm.StatusRunning:
+		hint = "stop it with 'mvm vm stop " + vm.Name + "'"
+	}
+	return mvm.Errorf(mvm.ErrConflict, "it is %s; it has to be %s", vm.Status, names).WithHint("%s", hint)
+}

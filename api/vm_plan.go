@@ -1,0 +1,274 @@
+package api
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"net/netip"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/mvmctl/mvm"
+	"github.com/mvmctl/mvm/internal/guest"
+	"github.com/mvmctl/mvm/internal/host"
+	"github.com/mvmctl/mvm/internal/network"
+	"github.com/mvmctl/mvm/internal/op"
+	"github.com/mvmctl/mvm/internal/store"
+	"github.com/mvmctl/mvm/internal/vmm"
+)
+
+// idLen is the length of our ids: 64 bits in hex, short enough for paths of
+// sockets, long enough never to meet by chance.
+const idLen = 16
+
+func newID() string {
+	b := make([]byte, idLen/2)
+	_, _ = rand.Read(b) // never fails, crypto/rand says
+	return hex.EncodeToString(b)
+}
+
+func now() string { return time.Now().UTC().Format(time.RFC3339) }
+
+// vmPlan is everything about a VM that is to be started, chosen before the
+// first side effect. One builder makes it for every path that starts a VM.
+type vmPlan struct {
+	c         *core
+	set       settings
+	item      *mvm.VMInstanceItem
+	image     *mvm.ImageItem
+	kernel    *mvm.KernelItem
+	network   *mvm.NetworkItem
+	keyLines  []string
+	driver    vmm.Driver
+	probe     vmm.Probe
+	jailer    string
+	noAgent   bool
+	initrd    string // the shared part
+	wantIP    netip.Addr
+	identity  vmIdentity
+	handle    vmm.Handle
+	startedAt time.Time
+	was       mvm.VMStatus // the phase before; "" for a new VM
+}
+
+// planCreate resolves what a user asked for into a plan, or says what is wrong
+// with it. It has no side effect.
+func (c *core) planCreate(ctx context.Context, st *store.Store, inv *inventory, in VMCreateInput) (*vmPlan, error) {
+	set := inv.set
+	p := &vmPlan{c: c, set: set, noAgent: in.NoAgent}
+	item := &mvm.VMInstanceItem{
+		ID: newID(), Name: in.Name, Status: mvm.StatusStarting, CreatedAt: now(), UpdatedAt: now(),
+		VCPUCount: or(in.VCPUCount, set.num("defaults.vm", "vcpu_count")), MemSizeMiB: or(in.MemSizeMiB, set.num("defaults.vm", "mem_size_mib")),
+		CloudInitMode: mvm.CloudInitOff, DNSServer: set.str("defaults.vm", "dns_server"),
+		PCIEnabled: or(in.PCIEnabled, set.flag("defaults.vm", "pci_enabled")), NestedVirt: or(in.NestedVirt, set.flag("defaults.vm", "nested_virt")),
+		EnableLogging: or(in.EnableLogging, set.flag("defaults.vm", "enable_logging")), EnableMetrics: or(in.EnableMetrics, set.flag("defaults.vm", "enable_metrics")),
+		EnableConsole: or(in.EnableConsole, set.flag("defaults.vm", "enable_console")),
+		CPUConfig:     in.CPUConfig, SSHKeys: []string{},
+	}
+	p.item = item
+	lsm, args := firstOf(in.LSMFlags, set.str("defaults.vm", "lsm_flags")), firstOf(in.BootArgs, set.str("defaults.vm", "boot_args"))
+	item.LSMFlags, item.BootArgs = optional(lsm), optional(args)
+	item.SSHUser = optional(firstOf(in.User, set.str("defaults.vm", "ssh_user")))
+	for _, err := range []error{
+		mvm.ValidateName("VM", in.Name), mvm.ValidateVCPUs(item.VCPUCount), mvm.ValidateMem(item.MemSizeMiB, host.MemTotalMiB()),
+		mvm.ValidateBootArgs(lsm), mvm.ValidateBootArgs(args), validateUser(*item.SSHUser), validateCloudInit(in.CloudInitMode),
+	} {
+		if err != nil {
+			return nil, err
+		}
+	}
+	for _, resolve := range []func() error{
+		func() error { return p.resolveAssets(inv, in) },
+		func() error { return p.resolveKeys(inv, in.SSHKeys) },
+		func() error { return p.resolveNetwork(inv, in) },
+		func() error { return p.resolveDisk(in.DiskSize) },
+		func() (err error) { return p.resolveDriver(ctx, st, in) },
+	} {
+		if err := resolve(); err != nil {
+			return nil, err
+		}
+	}
+	return p, p.finish()
+}
+
+// finish fills in what follows from the choices, and checks the whole by
+// rendering it.
+func (p *vmPlan) finish() error {
+	it, dir := p.item, p.c.paths.vm(p.item.ID)
+	files := vmFiles(p.set, p.driver.Name())
+	it.Hypervisor, it.Accel, it.HasAgent = p.driver.Name(), p.probe.Accel, !p.noAgent
+	it.TapDevice = network.TapName(it.ID)
+	it.NetworkID, it.ImageID, it.KernelID = p.network.ID, p.image.ID, p.kernel.ID
+	it.RootfsSuffix = ".raw"
+	if p.probe.Capabilities.Qcow2 {
+		it.RootfsSuffix = ".qcow2"
+	}
+	it.RootfsPath = filepath.Join(dir, "rootfs"+it.RootfsSuffix)
+	it.APISocketPath, it.ConfigPath = filepath.Join(dir, files.API), filepath.Join(dir, files.Config)
+	it.LogPath, it.SerialOutputPath = optional(filepath.Join(dir, files.Log)), optional(filepath.Join(dir, files.Console))
+	it.RelaySocketPath = optional(filepath.Join(dir, files.ConsoleSocket))
+	initrd, err := p.c.initramfsPath(p.kernel)
+	if err != nil {
+		return err
+	}
+	p.initrd = initrd
+	_, err = p.driver.Render(p.launch())
+	return err
+}
+
+func (p *vmPlan) launch() vmm.Launch {
+	it := p.item
+	return vmm.Launch{
+		ID: it.ID, Name: it.Name, Dir: p.c.paths.vm(it.ID), Binary: p.probe.Path, Jailer: p.jailer, Accel: p.probe.Accel,
+		Kernel: p.c.paths.abs(p.kernel.Path), Initrd: filepath.Join(p.c.paths.vm(it.ID), seedName), Cmdline: p.cmdline(),
+		VCPUs: it.VCPUCount, MemMiB: it.MemSizeMiB,
+		Disks:       []vmm.Disk{{ID: "rootfs", Path: it.RootfsPath, Format: diskFormat(it.RootfsSuffix)}},
+		NICs:        []vmm.NIC{{ID: "eth0", Tap: it.TapDevice, MAC: it.MAC}},
+		PCI:         it.PCIEnabled,
+		Nested:      it.NestedVirt,
+		CPUTemplate: it.CPUConfig,
+		Agent:       !p.noAgent,
+		Files:       vmFiles(p.set, p.driver.Name()),
+		Logging:     it.EnableLogging,
+		LogLevel:    p.set.str("defaults.firecracker", "log_level"),
+		Metrics:     it.EnableMetrics,
+	}
+}
+
+// cmdline is the part of the kernel's command line that does not depend on the
+// VMM. net.ifnames=0 keeps the interface's name, which is up when udev starts.
+func (p *vmPlan) cmdline() string {
+	args := []string{"net.ifnames=0", "quiet"}
+	if p.item.LSMFlags != nil {
+		args = append(args, "lsm="+*p.item.LSMFlags)
+	}
+	if p.item.BootArgs != nil {
+		args = append(args, *p.item.BootArgs)
+	}
+	return strings.Join(args, " ")
+}
+
+// bootConfig is what the guest is told; addresses and identity are known by now.
+func (p *vmPlan) bootConfig() (guest.BootConfig, error) {
+	it := p.item
+	subnet, err := netip.ParsePrefix(p.network.Subnet)
+	if err != nil {
+		return guest.BootConfig{}, mvm.Errorf(mvm.ErrBroken, "stored subnet %s: %w", mvm.Quote(p.network.Subnet), err)
+	}
+	entropy := make([]byte, 64)
+	_, _ = rand.Read(entropy)
+	powerOff := "acpi"
+	if it.Hypervisor == "firecracker" {
+		powerOff = "reboot" // Firecracker ends when the guest resets; it has no power button
+	}
+	cfg := guest.BootConfig{
+		Version: 1, InstanceID: it.ID, Hostname: it.Name, PowerOff: powerOff, MachineID: it.ID + it.ID, Entropy: entropy,
+		Root: guest.RootConfig{Device: "/dev/vda", FSType: p.image.FSType, Grow: true},
+		Network: &guest.NetConfig{MAC: it.MAC, Address: it.IPv4 + "/" + strconv.Itoa(subnet.Bits()), Gateway: p.network.IPv4Gateway,
+			DNS: strings.FieldsFunc(it.DNSServer, func(r rune) bool { return r == ',' || r == ' ' })},
+		SSH: guest.SSHConfig{User: *it.SSHUser, AuthorizedKeys: p.keyLines, HostKey: p.identity.HostKey},
+	}
+	if !p.noAgent {
+		cfg.Agent = &guest.AgentParams{Transport: "virtio-serial", SerialName: "mvm.agent", Port: p.agentPort(), HostKey: p.identity.AgentKey,
+			AuthorizedKey: p.identity.ClientPublic, PowerOff: powerOff, Version: Version}
+		if p.probe.Capabilities.Vsock {
+			cfg.Agent.Transport = "vsock"
+		}
+	}
+	return cfg, nil
+}
+
+func (p *vmPlan) agentPort() uint32 {
+	return uint32(p.set.num("defaults.vm", "vsock_port")) //nolint:gosec // validated when it was set
+}
+
+// reserve claims the name and an address for the VM, in one transaction.
+func (p *vmPlan) reserve(ctx context.Context, tx *store.Tx) error {
+	vms, err := tx.CountVMs(ctx)
+	if err != nil {
+		return err
+	}
+	if limit := p.set.num("settings.vm", "max_vms"); vms >= limit {
+		return mvm.Errorf(mvm.ErrUnavailable, "there are %d VMs, and settings.vm max_vms allows no more", vms).WithHint("remove some with 'mvm vm rm', or raise max_vms")
+	}
+	leases, err := tx.ListLeases(ctx, p.network.ID)
+	if err != nil {
+		return err
+	}
+	ip, err := chooseIP(p.network, leases, p.wantIP)
+	if err != nil {
+		return err
+	}
+	p.item.IPv4 = ip.String()
+	if err := tx.InsertVM(ctx, p.item); err != nil {
+		return err
+	}
+	return tx.InsertLease(ctx, &mvm.NetworkLeaseItem{NetworkID: p.network.ID, IPv4: p.item.IPv4, VMID: &p.item.ID, LeasedAt: now()})
+}
+
+// chooseIP returns the address asked for, if it is free, or the lowest free one.
+func chooseIP(n *mvm.NetworkItem, leases []*mvm.NetworkLeaseItem, want netip.Addr) (netip.Addr, error) {
+	subnet, err1 := netip.ParsePrefix(n.Subnet)
+	gateway, err2 := netip.ParseAddr(n.IPv4Gateway)
+	if err1 != nil || err2 != nil {
+		return netip.Addr{}, mvm.Errorf(mvm.ErrBroken, "network %s has no valid subnet", mvm.Quote(n.Name)).WithHint("remove the network and create it anew")
+	}
+	taken := make([]netip.Addr, 0, len(leases))
+	for _, l := range leases {
+		if a, err := netip.ParseAddr(l.IPv4); err == nil {
+			taken = append(taken, a)
+		}
+	}
+	if want.IsValid() {
+		return want, network.CheckIP(subnet, gateway, taken, want)
+	}
+	return network.FreeIP(subnet, gateway, taken)
+}
+
+// createSteps are the side effects of a new VM, in order.
+func (p *vmPlan) createSteps() []op.Step {
+	c, id, dir := p.c, p.item.ID, p.c.paths.vm(p.item.ID)
+	return slices.Concat([]op.Step{
+		&dirStep{c: c, VMID: id},
+		&identityStep{c: c, Path: filepath.Join(dir, identityName), plan: p},
+		&diskStep{c: c, Path: p.item.RootfsPath, base: c.paths.abs(p.image.Path), format: diskFormat(p.item.RootfsSuffix), size: int64(p.item.DiskSizeMiB) << 20},
+	}, p.startSteps())
+}
+
+// startSteps are the side effects of starting a VM that has a disk.
+func (p *vmPlan) startSteps() []op.Step {
+	c, id := p.c, p.item.ID
+	return []op.Step{
+		&seedStep{c: c, Path: filepath.Join(c.paths.vm(id), seedName), base: p.initrd, config: p.bootConfig},
+		&netStep{c: c, spec: networkSpec(p.network)},
+		&tapStep{c: c, VMID: id, Name: p.item.TapDevice, plan: p},
+		&vmmStep{c: c, VMID: id, plan: p},
+	}
+}
+
+func diskFormat(suffix string) string {
+	if suffix == ".qcow2" {
+		return "qcow2"
+	}
+	return "raw"
+}
+
+func firstOf(values ...string) string {
+	for _, v := range values {
+		if v != "" {
+			return v
+		}
+	}
+	return ""
+}
+
+// optional is nil for "", as the reference has None.
+func optional(s string) *string {
+	if s == "" {
+		return nil
+	}
+	return &s
+}

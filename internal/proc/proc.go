@@ -1,0 +1,192 @@
+package proc
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// ErrGone says that the process named by an identity has ended.
+var ErrGone = errors.New("the process has ended")
+
+// bootID is read once: it cannot change while we run.
+var bootID = sync.OnceValue(func() string {
+	data, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	if err != nil {
+		return ""
+	}
+	return strings.TrimSpace(string(data))
+})
+
+// Self returns our own identity.
+func Self() Identity {
+	id, err := Of(os.Getpid())
+	if err != nil { // /proc is not there: still better than a pid that is not ours
+		return Identity{PID: os.Getpid(), BootID: bootID()}
+	}
+	return id
+}
+
+// Of returns the identity of the process that has a pid now. A process that has
+// ended, a zombie included, gives ErrGone.
+func Of(pid int) (Identity, error) {
+	state, start, err := stat(pid)
+	if err != nil {
+		return Identity{}, err
+	}
+	if state == 'Z' || state == 'X' {
+		return Identity{}, ErrGone
+	}
+	return Identity{PID: pid, StartTime: start, BootID: bootID()}, nil
+}
+
+// stat reads the state and the start time of a process from /proc/PID/stat
+// (proc(5), fields 3 and 22). The name in field 2 may hold anything but ends at
+// the last parenthesis.
+func stat(pid int) (state byte, start uint64, err error) {
+	data, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/stat")
+	if err != nil {
+		return 0, 0, ErrGone
+	}
+	fields := bytes.Fields(data[bytes.LastIndexByte(data, ')')+1:])
+	if len(fields) < 20 || len(fields[0]) != 1 {
+		return 0, 0, fmt.Errorf("/proc/%d/stat cannot be read", pid)
+	}
+	start, err = strconv.ParseUint(string(fields[19]), 10, 64)
+	return fields[0][0], start, err
+}
+
+// Alive reports whether the process still runs. A zombie does not.
+func Alive(id Identity) bool {
+	if id.PID <= 0 || id.BootID != bootID() {
+		return false
+	}
+	now, err := Of(id.PID)
+	return err == nil && now == id
+}
+
+// open returns a pidfd of the process, or ErrGone. It is checked after opening:
+// the fd then holds on to that very process.
+func open(id Identity) (int, error) {
+	if id.PID <= 0 {
+		return -1, ErrGone
+	}
+	fd, err := unix.PidfdOpen(id.PID, 0)
+	if err != nil {
+		if errors.Is(err, unix.ESRCH) {
+			return -1, ErrGone
+		}
+		return -1, fmt.Errorf("pidfd_open %d: %w", id.PID, err)
+	}
+	if !Alive(id) {
+		_ = unix.Close(fd)
+		return -1, ErrGone
+	}
+	return fd, nil
+}
+
+// Signal sends a signal to the process, and to no other that has its pid by now.
+func Signal(id Identity, sig unix.Signal) error {
+	fd, err := open(id)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = unix.Close(fd) }()
+	if err := unix.PidfdSendSignal(fd, sig, nil, 0); err != nil {
+		if errors.Is(err, unix.ESRCH) {
+			return ErrGone
+		}
+		return fmt.Errorf("signal process %d: %w", id.PID, err)
+	}
+	return nil
+}
+
+// WaitExit returns when the process has ended, or with ctx's error.
+func WaitExit(ctx context.Context, id Identity) error {
+	fd, err := open(id)
+	if errors.Is(err, ErrGone) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	defer func() { _ = unix.Close(fd) }()
+	for {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		// Short enough to notice a cancelled context, long enough to cost nothing.
+		n, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, 50) //nolint:gosec // fds are small
+		if err != nil && !errors.Is(err, unix.EINTR) {
+			return fmt.Errorf("wait for process %d: %w", id.PID, err)
+		}
+		if n > 0 || !Alive(id) {
+			return nil
+		}
+	}
+}
+
+// Kill ends the process: SIGTERM, then after grace SIGKILL, or SIGKILL at once
+// with a grace of 0. It returns when the process has ended; one that had ended
+// before is no error.
+func Kill(ctx context.Context, id Identity, grace time.Duration) error {
+	if grace > 0 {
+		if err := Signal(id, unix.SIGTERM); err != nil {
+			return ignoreGone(err)
+		}
+		soft, cancel := context.WithTimeout(ctx, grace)
+		err := WaitExit(soft, id)
+		cancel()
+		if err == nil {
+			return nil
+		}
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+	}
+	if err := Signal(id, unix.SIGKILL); err != nil {
+		return ignoreGone(err)
+	}
+	return WaitExit(ctx, id)
+}
+
+func ignoreGone(err error) error {
+	if errors.Is(err, ErrGone) {
+		return nil
+	}
+	return err
+}
+
+// FindByArg returns the live processes that have one of the tokens in one of
+// their arguments, ourselves left out. It finds what a crash has lost sight of.
+func FindByArg(tokens ...string) ([]Identity, error) {
+	paths, err := filepath.Glob("/proc/[0-9]*/cmdline")
+	if err != nil {
+		return nil, err
+	}
+	var found []Identity
+	for _, p := range paths {
+		data, err := os.ReadFile(p)
+		if err != nil || !slices.ContainsFunc(tokens, func(t string) bool { return t != "" && bytes.Contains(data, []byte(t)) }) {
+			continue
+		}
+		pid, err := strconv.Atoi(filepath.Base(filepath.Dir(p)))
+		if err != nil || pid == os.Getpid() {
+			continue
+		}
+		if id, err := Of(pid); err == nil {
+			found = append(found, id)
+		}
+	}
+	return found, nil
+}

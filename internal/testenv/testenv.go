@@ -1,0 +1,123 @@
+// Package testenv decides which tests can run here. A test names what it needs;
+// where that is missing it is skipped with the sentence that `mvm host status`
+// has for it. It is for tests only.
+package testenv
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/mvmctl/mvm/internal/host"
+)
+
+// FirecrackerVariable names the environment variable with the path of a real
+// Firecracker, for the lab lane.
+const FirecrackerVariable = "MVM_TEST_FIRECRACKER"
+
+// needs are the names that Require knows: each returns why it is missing, or "".
+var needs = map[string]func() string{
+	"root": func() string {
+		if os.Geteuid() != 0 {
+			return "this needs root"
+		}
+		return ""
+	},
+	"netns": func() string {
+		if os.Geteuid() != 0 {
+			return "making network namespaces needs root"
+		}
+		return ""
+	},
+	"userns": func() string {
+		if data, err := os.ReadFile("/proc/sys/user/max_user_namespaces"); err != nil || strings.TrimSpace(string(data)) == "0" {
+			return "user namespaces are switched off"
+		}
+		return ""
+	},
+	"kvm": func() string { return host.CheckKVM().Problem.What },
+	"firecracker": func() string {
+		path := os.Getenv(FirecrackerVariable)
+		if path == "" {
+			return FirecrackerVariable + " names no Firecracker"
+		}
+		if unix.Access(path, unix.X_OK) != nil {
+			return path + " cannot be executed"
+		}
+		return ""
+	},
+	"qemu":       program("qemu-system-x86_64", "qemu-system-x86"),
+	"qemu-img":   program("qemu-img", "qemu-utils"),
+	"mmdebstrap": program("mmdebstrap", "mmdebstrap"),
+	"e2fsprogs":  program("mke2fs", "e2fsprogs"),
+	"apt":        program("apt-get", "apt"),
+	"ssh":        program("ssh-keygen", "openssh-client"),
+	"dropbear":   program("dropbearkey", "dropbear-bin"),
+	"cpio":       program("cpio", "cpio"),
+	"nft":        program("nft", "nftables"),
+	"ip":         program("ip", "iproute2"),
+	"busybox":    func() string { return "" }, // comes as a package, by apt
+}
+
+func program(name, pkg string) func() string {
+	return func() string {
+		if host.Has(name) {
+			return ""
+		}
+		return fmt.Sprintf("the program %s is not installed (package %s)", name, pkg)
+	}
+}
+
+// Require skips the test unless all that is named is here. What the environment
+// variable MVM_TEST_REQUIRE lists has to be here: then it fails instead.
+func Require(t testing.TB, names ...string) {
+	t.Helper()
+	for _, n := range names {
+		check, ok := needs[n]
+		if !ok {
+			t.Fatalf("testenv knows no %q", n)
+		}
+		why := check()
+		if why == "" {
+			continue
+		}
+		note(t, names, "skip", why)
+		if slices.Contains(strings.Split(os.Getenv("MVM_TEST_REQUIRE"), ","), n) {
+			t.Fatalf("%s is required here: %s", n, why)
+		}
+		t.Skipf("skipped: %s", why)
+	}
+	note(t, names, "run", "")
+}
+
+// lane says which lane a test with these needs belongs to.
+func lane(names []string) string {
+	switch {
+	case slices.Contains(names, "firecracker"):
+		return "lab"
+	case slices.Contains(names, "qemu"):
+		return "vm"
+	}
+	return "kernel"
+}
+
+// note appends the outcome to the file that MVM_TEST_LANES names, one line a
+// test: LANE run|skip TEST REASON. Appending one line is atomic.
+func note(t testing.TB, names []string, how, why string) {
+	path := os.Getenv("MVM_TEST_LANES")
+	if path == "" {
+		return
+	}
+	f, err := os.OpenFile(path, os.O_APPEND|os.O_WRONLY|os.O_CREATE, 0o600)
+	if err != nil {
+		t.Logf("the lane cannot be noted: %v", err)
+		return
+	}
+	defer func() { _ = f.Close() }()
+	_, _ = fmt.Fprintf(f, "%s %s %s/%s %s\n", lane(names), how, filepath.Base(os.Args[0]), t.Name(), why)
+}

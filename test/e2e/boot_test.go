@@ -1,0 +1,162 @@
+package e2e
+
+import (
+	"encoding/json"
+	"io"
+	"net"
+	"net/netip"
+	"strings"
+	"testing"
+
+	"github.com/mvmctl/mvm/internal/network/nettest"
+)
+
+// world is an outside world with a server that tells every caller the address
+// that it sees.
+func (m *machine) world() string {
+	m.t.Helper()
+	out := nettest.Outside(m.t, m.ns)
+	l, err := out.Listen("tcp", net.JoinHostPort(nettest.OutsideAddr.String(), "7"))
+	if err != nil {
+		m.t.Fatal(err)
+	}
+	m.t.Cleanup(func() { _ = l.Close() })
+	go func() {
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			addr, _ := netip.ParseAddrPort(c.RemoteAddr().String())
+			_, _ = io.WriteString(c, addr.Addr().String()+"\n")
+			_ = c.Close()
+		}
+	}()
+	return nettest.OutsideAddr.String() + " 7"
+}
+
+// TestFirstBoot is the main job, end to end: a VM from an image and a kernel that
+// answers, is what was asked for, keeps its disk, and leaves nothing.
+func TestFirstBoot(t *testing.T) {
+	m := newMachine(t)
+	server := m.world()
+	m.must("init", "--non-interactive")
+	before := m.listing()
+
+	m.must("vm", "create", "web", "--image", "tiny", "--disk-size", "256M", "--mem", "256", "--vcpu", "2", "--wait")
+	web := m.vm("web")
+	if web.Status != "running" || web.PID == 0 {
+		t.Errorf("web is %+v after create --wait", web)
+	}
+	if got := m.ssh("web", "hostname"); got != "web" {
+		t.Errorf("hostname is %q", got)
+	}
+	if got := m.ssh("web", "ip -4 -o addr show eth0"); !strings.Contains(got, web.IPv4+"/24") {
+		t.Errorf("the guest's address is %q, its lease %s", got, web.IPv4)
+	}
+	if got := m.ssh("web", "uname -r"); got != m.kernelVersion() {
+		t.Errorf("the guest runs kernel %q, asked for was %q", got, m.kernelVersion())
+	}
+	if got := m.ssh("web", "cat /etc/resolv.conf"); !strings.Contains(got, "nameserver 1.1.1.1") {
+		t.Errorf("resolv.conf is %q", got)
+	}
+	if got := m.ssh("web", "nproc"); got != "2" {
+		t.Errorf("the guest has %s vCPUs", got)
+	}
+	if got := m.ssh("web", "df -m / | tail -1 | awk '{print $2}'"); len(got) != 3 || got < "200" {
+		t.Errorf("the root file system has %s MiB of a disk of 256", got)
+	}
+	if got := m.ssh("web", "nc "+server+" </dev/null"); got != nettest.HostAddr.String() {
+		t.Errorf("a server outside sees the guest as %q, not as the host %s", got, nettest.HostAddr)
+	}
+	if r := m.run("ssh", "web", "-c", "exit 42"); r.code != 42 {
+		t.Errorf("ssh -c 'exit 42' exits %d", r.code)
+	}
+
+	m.ssh("web", "echo kept > /root/note && sync")
+	hostKey := m.ssh("web", "cat /etc/machine-id")
+	m.must("vm", "stop", "web")
+	if got := m.vm("web").Status; got != "stopped" {
+		t.Errorf("web is %s after stop", got)
+	}
+	m.must("vm", "start", "web", "--wait")
+	if got := m.ssh("web", "cat /root/note"); got != "kept" {
+		t.Errorf("after stop and start the note reads %q", got)
+	}
+	if got := m.ssh("web", "cat /etc/machine-id"); got != hostKey {
+		t.Errorf("the machine-id changed from %q to %q", hostKey, got)
+	}
+	m.must("vm", "rm", "--force", "web")
+	m.sameListing(before)
+}
+
+func (m *machine) kernelVersion() string {
+	m.t.Helper()
+	var kernels []struct {
+		Version   string `json:"version"`
+		IsDefault bool   `json:"is_default"`
+	}
+	if err := json.Unmarshal([]byte(m.must("kernel", "ls", "--json")), &kernels); err != nil {
+		m.t.Fatal(err)
+	}
+	for _, k := range kernels {
+		if k.IsDefault {
+			return k.Version
+		}
+	}
+	m.t.Fatal("there is no default kernel")
+	return ""
+}
+
+// TestTwoVMsReachEachOther boots two VMs at once on one network.
+func TestTwoVMsReachEachOther(t *testing.T) {
+	m := newMachine(t)
+	m.must("vm", "create", "peer", "--image", "tiny", "--mem", "256", "--count", "2", "--wait")
+	a, b := m.vm("peer-1"), m.vm("peer-2")
+	if a.IPv4 == b.IPv4 || a.MAC == b.MAC {
+		t.Fatalf("the VMs share an address: %+v %+v", a, b)
+	}
+	for from, to := range map[string]string{"peer-1": b.IPv4, "peer-2": a.IPv4} {
+		if got := m.ssh(from, "ping -c 1 -W 20 "+to); !strings.Contains(got, "1 packets received") {
+			t.Errorf("%s does not reach %s: %s", from, to, got)
+		}
+	}
+	if got := m.ssh("peer-1", "cat /etc/machine-id"); got == m.ssh("peer-2", "cat /etc/machine-id") {
+		t.Errorf("both VMs have the machine-id %s", got)
+	}
+}
+
+// TestHostRebootIsMended takes the bridge and the VMM away, as a reboot does.
+func TestHostRebootIsMended(t *testing.T) {
+	m := newMachine(t)
+	m.must("vm", "create", "web", "--image", "tiny", "--mem", "256", "--wait")
+	kill9(t, m.vm("web").PID)
+	if got := m.vm("web").Status; got != "crashed" {
+		t.Errorf("web is %s after its VMM was killed", got)
+	}
+	m.ns.Run("ip", "link", "del", "mvm-default")
+	m.must("vm", "start", "web", "--wait")
+	if got := m.ssh("web", "hostname"); got != "web" {
+		t.Errorf("hostname is %q", got)
+	}
+}
+
+// TestDebianImage boots the systemd image that users get by default.
+func TestDebianImage(t *testing.T) {
+	m := newMachine(t)
+	m.debian()
+	m.must("vm", "create", "deb", "--image", "debian:12", "--mem", "512", "--disk-size", "2G", "--wait=ssh")
+	if got := m.ssh("deb", ". /etc/os-release; echo $VERSION_CODENAME $(cat /proc/1/comm)"); got != "bookworm systemd" {
+		t.Errorf("the guest is %q", got)
+	}
+	if got := m.ssh("deb", "hostname; cat /etc/hostname"); got != "deb\ndeb" {
+		t.Errorf("hostname is %q", got)
+	}
+	if got := m.ssh("deb", "df -m --output=size / | tail -1"); strings.TrimSpace(got) < "1800" {
+		t.Errorf("the root file system has %s MiB of a disk of 2048", got)
+	}
+	if got := m.ssh("deb", "grep ^root: /etc/shadow | cut -d: -f2"); got != "*" && !strings.HasPrefix(got, "!") {
+		t.Errorf("root has the password %q", got)
+	}
+	m.must("vm", "stop", "deb")
+}

@@ -1,0 +1,150 @@
+package e2e
+
+import (
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+)
+
+func kill9(t *testing.T, pid int) {
+	t.Helper()
+	if pid <= 1 {
+		t.Fatalf("no process: pid %d", pid)
+	}
+	if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// maxSteps ends the loop should a create ever have no last step: a fault at a
+// step that does not exist never fires, and so ends it earlier.
+const maxSteps = 20
+
+// TestCreateDiesAnywhere kills, cancels and fails `vm create` before and after
+// each step of its plan. The next command finds nothing left, and the name and the
+// address are free again.
+func TestCreateDiesAnywhere(t *testing.T) {
+	m := newMachine(t)
+	m.must("init", "--non-interactive")
+	before := m.listing()
+	points := 0
+	for _, action := range []string{"kill", "cancel", "error"} {
+		for n := -1; n < maxSteps; n++ {
+			step, whens := strconv.Itoa(n), []string{"before", "after"}
+			if n < 0 {
+				step, whens = "reserve", []string{"after"}
+			}
+			fired := false
+			for _, when := range whens {
+				m.env = []string{"MVM_FAULT=" + strings.Join([]string{action, "vm.create", step, when}, ":")}
+				r := m.run("vm", "create", "victim", "--image", "tiny", "--mem", "128", "--ip", "172.27.0.99")
+				m.env = nil
+				if r.code == 0 { // no such step
+					m.must("vm", "rm", "--force", "victim")
+					continue
+				}
+				fired = true
+				points++
+				t.Logf("%s %s step %s: exit %d %s", action, when, step, r.code, strings.SplitN(r.stderr, "\n", 2)[0])
+				m.sameListing(before)
+				if t.Failed() {
+					return
+				}
+			}
+			if !fired {
+				break
+			}
+		}
+	}
+	if points < 3*(1+2*6) {
+		t.Errorf("only %d points were tried", points)
+	}
+	m.must("vm", "create", "victim", "--image", "tiny", "--mem", "128", "--ip", "172.27.0.99")
+	m.must("vm", "rm", "--force", "victim")
+	m.sameListing(before)
+}
+
+// TestRemoveDiesAnywhere kills `vm rm` at each step; the next command finishes it.
+func TestRemoveDiesAnywhere(t *testing.T) {
+	m := newMachine(t)
+	m.must("init", "--non-interactive")
+	before := m.listing()
+	for _, step := range []string{"revert:0", "revert:1", "revert:2", "finish"} {
+		for _, when := range []string{"before", "after"} {
+			m.must("vm", "create", "victim", "--image", "tiny", "--mem", "128")
+			m.env = []string{"MVM_FAULT=kill:vm.remove:" + step + ":" + when}
+			if r := m.run("vm", "rm", "--force", "victim"); r.code == 0 {
+				t.Fatalf("the fault at %s %s did not fire", when, step)
+			}
+			m.env = nil
+			m.sameListing(before)
+		}
+	}
+}
+
+// TestFullDisk creates on a cache that has no room: the error says so, and
+// nothing is left.
+func TestFullDisk(t *testing.T) {
+	m := newMachine(t)
+	m.must("init", "--non-interactive")
+	m.must("vm", "create", "first", "--image", "tiny", "--mem", "128") // builds what is shared
+	m.must("vm", "rm", "--force", "first")
+	small := t.TempDir()
+	size := 2 << 20
+	for path := range m.listing() {
+		if p, ok := strings.CutPrefix(path, "file "); ok && !strings.Contains(p, "/downloads/") {
+			if fi, err := os.Stat(p); err == nil && fi.Mode().IsRegular() {
+				size += int(fi.Sys().(*syscall.Stat_t).Blocks)*512 + 4096
+			}
+		}
+	}
+	if err := os.RemoveAll(filepath.Join(m.cache, "downloads")); err != nil {
+		t.Fatal(err)
+	}
+	if err := syscall.Mount("tmpfs", small, "tmpfs", 0, "size="+strconv.Itoa(size)); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = syscall.Unmount(small, syscall.MNT_DETACH) })
+	m.ns.Run("cp", "--sparse=always", "-a", m.cache+"/.", small)
+	m.cache = small
+	before := m.listing()
+	r := m.run("vm", "create", "big", "--image", "tiny", "--mem", "128")
+	if r.code == 0 || !strings.Contains(r.stderr, "full") && !strings.Contains(r.stderr, "no space") && !strings.Contains(r.stderr, "space left") {
+		t.Errorf("create on a full disk: exit %d, %q", r.code, r.stderr)
+	}
+	m.sameListing(before)
+}
+
+// TestManyWantOneName has ten commands ask for the same name and address at
+// once: one wins, nine are told why not.
+func TestManyWantOneName(t *testing.T) {
+	m := newMachine(t)
+	m.must("init", "--non-interactive")
+	results := make([]result, 10)
+	done := make(chan int)
+	for i := range results {
+		go func() {
+			results[i] = m.run("vm", "create", "one", "--image", "tiny", "--mem", "128", "--ip", "172.27.0.50")
+			done <- i
+		}()
+	}
+	winners := 0
+	for range results {
+		r := results[<-done]
+		switch {
+		case r.code == 0:
+			winners++
+		case !strings.Contains(r.stderr, "error: ") || !strings.Contains(r.stderr, "exists") && !strings.Contains(r.stderr, "taken"):
+			t.Errorf("a loser is not told why: %q", r.stderr)
+		}
+	}
+	if winners != 1 {
+		t.Errorf("%d commands won", winners)
+	}
+	if all := m.vms(); len(all) != 1 || all[0].IPv4 != "172.27.0.50" {
+		t.Errorf("the VMs are %+v", all)
+	}
+}
