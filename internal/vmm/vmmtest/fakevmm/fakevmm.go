@@ -13,6 +13,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"os"
 	"path/filepath"
 	"strings"
@@ -220,7 +221,10 @@ func (c *config) check() error {
 	}
 	macs := map[string]bool{}
 	for _, n := range c.NICs {
-		if macs[n.MAC] {
+		if _, err := net.ParseMAC(n.MAC); n.MAC != "" && err != nil {
+			return fmt.Errorf("BuildFromJson(ParseFromJson(InvalidJson(%w)))", err)
+		}
+		if n.MAC != "" && macs[n.MAC] {
 			return fmt.Errorf("BuildFromJson(ParseFromJson(NetDevice(GuestMacAddressInUse(%q))))", n.MAC)
 		}
 		macs[n.MAC] = true

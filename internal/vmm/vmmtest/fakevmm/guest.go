@@ -23,6 +23,9 @@ type guest struct {
 	paused bool
 	ended  bool
 	ports  map[string]bool
+	gated  bool // Firecracker 1.16.0 and 1.16.1 pass nothing to the guest's vsock after a resume …
+	reset  bool // … unless a reset was queued for it, as snapshots do
+	epoch  int  // counts resets: connections from before are dead
 }
 
 func newGuest(in io.Reader, out io.Writer) *guest {
@@ -49,11 +52,39 @@ func (g *guest) pause() {
 	g.mu.Unlock()
 }
 
+// resume continues the vCPUs. Like the real one it "kicks" the devices even of
+// a guest that was not paused, which closes the gate on the way to its vsock
+// until it acknowledges a reset (firecracker pull request 6100).
 func (g *guest) resume() {
 	g.mu.Lock()
 	g.paused = false
+	g.gated = !g.reset
+	if g.reset {
+		g.reset = false
+		g.epoch++
+	}
 	g.mu.Unlock()
 	g.cond.Broadcast()
+}
+
+// queueReset is what the first part of a snapshot does to vsock, whether or not
+// the snapshot is then written.
+func (g *guest) queueReset() {
+	g.mu.Lock()
+	g.reset = true
+	g.mu.Unlock()
+}
+
+// receive waits until data reaches the guest's vsock, does f then, and returns
+// how many resets there were. f must not block.
+func (g *guest) receive(f func()) int {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	for g.paused || g.gated {
+		g.cond.Wait()
+	}
+	f()
+	return g.epoch
 }
 
 // ctrlAltDel presses the keys; a paused guest sees them once it runs again.
@@ -110,7 +141,7 @@ func (g *guest) connect(conn net.Conn, port int) {
 	}
 	want, ok := strings.CutPrefix(strings.TrimSuffix(line, "\n"), "CONNECT ")
 	listening := false
-	g.run(func() { listening = ok && g.ports[want] })
+	epoch := g.receive(func() { listening = ok && g.ports[want] })
 	if !listening {
 		return
 	}
@@ -120,8 +151,7 @@ func (g *guest) connect(conn net.Conn, port int) {
 		n, err := r.Read(buf)
 		if n > 0 {
 			var werr error
-			g.run(func() { _, werr = conn.Write(buf[:n]) })
-			if werr != nil {
+			if now := g.receive(func() { _, werr = conn.Write(buf[:n]) }); werr != nil || now != epoch {
 				return
 			}
 		}

@@ -88,6 +88,7 @@ func (r refusal) Error() string { return string(r) }
 const (
 	postBoot = refusal("The requested operation is not supported after starting the microVM.")
 	preBoot  = refusal("The requested operation is not supported before starting the microVM.")
+	noDevice = refusal("Internal VMM error: Failed perform action on device: Device not found")
 )
 
 // ServeHTTP implements the API.
@@ -137,7 +138,11 @@ func (m *machine) allowed(method, path string, body []byte) error {
 	if m.spec == nil {
 		return nil
 	}
-	if err := m.spec.CheckRequest(method, path, body); err != nil {
+	err := m.spec.CheckRequest(method, path, body)
+	if errors.Is(err, errNoOperation) {
+		return refusal(fmt.Sprintf("Invalid request method and/or path: %s %s.", method, strings.TrimPrefix(path, "/")))
+	}
+	if err != nil {
 		return fmt.Errorf("An error occurred when deserializing the json body of a request: %w.", err) //nolint:revive,staticcheck // Firecracker's words
 	}
 	return nil

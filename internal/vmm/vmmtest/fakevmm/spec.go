@@ -124,7 +124,7 @@ func (s *Spec) CheckRequest(method, path string, body []byte) error {
 	}
 	route, params, err := s.router.FindRoute(req)
 	if err != nil {
-		return fmt.Errorf("invalid request method and/or path: %s %s", method, path)
+		return fmt.Errorf("%w: %s %s", errNoOperation, method, path)
 	}
 	err = openapi3filter.ValidateRequest(ctx, &openapi3filter.RequestValidationInput{Request: req, PathParams: params, Route: route})
 	if err != nil {
@@ -132,6 +132,8 @@ func (s *Spec) CheckRequest(method, path string, body []byte) error {
 	}
 	return nil
 }
+
+var errNoOperation = errors.New("the description has no such operation")
 
 // CheckConfig says why a configuration file is not what the description allows:
 // FullVmConfiguration, and each section by its own definition.

@@ -1,0 +1,142 @@
+package firecracker
+
+import (
+	"context"
+	"net"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"time"
+
+	"github.com/mvmctl/mvm"
+	"github.com/mvmctl/mvm/internal/proc"
+	"github.com/mvmctl/mvm/internal/vmm"
+)
+
+// machine implements vmm.Machine and vmm.Pauser.
+type machine struct {
+	handle vmm.Handle
+	api    *Client
+	owner  Owner
+}
+
+var _ vmm.Pauser = (*machine)(nil)
+
+func (d *Driver) machine(h vmm.Handle) *machine {
+	return &machine{handle: h, api: NewClient(h.APISocket), owner: d.opts.Owner}
+}
+
+// Handle implements vmm.Machine.
+func (m *machine) Handle() vmm.Handle { return m.handle }
+
+// State implements vmm.Machine.
+func (m *machine) State(ctx context.Context) (vmm.State, error) {
+	if !proc.Alive(m.handle.VMM) {
+		return vmm.StateExited, nil
+	}
+	info, err := m.api.Info(ctx)
+	if err != nil {
+		if !proc.Alive(m.handle.VMM) {
+			return vmm.StateExited, nil // it ended meanwhile
+		}
+		return "", err
+	}
+	switch info.State {
+	case "Running":
+		return vmm.StateRunning, nil
+	case "Paused":
+		return vmm.StatePaused, nil
+	}
+	return "", mvm.Errorf(mvm.ErrBroken, "firecracker says that it is %q", info.State).
+		WithHint("stop the VM with --force and start it again")
+}
+
+// Wait implements vmm.Machine.
+func (m *machine) Wait(ctx context.Context) (vmm.Exit, error) {
+	exit, err := m.owner.Wait(ctx, m.handle)
+	if err == nil {
+		exit.Reason = reason(exit.Code, exit.Reason)
+	}
+	return exit, err
+}
+
+// Kill implements vmm.Machine. Firecracker has no handler for SIGTERM: it ends
+// at once, and with it the guest.
+func (m *machine) Kill(ctx context.Context, grace time.Duration) error {
+	return proc.Kill(ctx, m.handle.VMM, grace)
+}
+
+// Close implements vmm.Machine. Nothing is held: each request has a connection
+// of its own.
+func (m *machine) Close() error { return nil }
+
+// Pause implements vmm.Pauser. A paused VM stays paused.
+func (m *machine) Pause(ctx context.Context) error { return m.api.Pause(ctx) }
+
+// Resume implements vmm.Pauser. A running VM is left alone.
+//
+// Firecracker 1.16.0 and 1.16.1 stop delivering anything to the guest's vsock
+// when a VM is resumed, until the guest has acknowledged a transport reset,
+// which only a snapshot sends (firecracker pull request 6100). So a snapshot is
+// begun that cannot be written: the reset is queued before the file is opened.
+// Connections from before the pause are dead afterwards, as after a snapshot.
+func (m *machine) Resume(ctx context.Context) error {
+	info, err := m.api.Info(ctx)
+	if err != nil {
+		return err
+	}
+	if info.State == "Running" {
+		return nil // a second resume would silence vsock too
+	}
+	if m.handle.Guest.Kind != "" && (info.Version == "1.16.0" || info.Version == "1.16.1") {
+		const nowhere = "/dev/null/nowhere" // ENOTDIR, whoever asks
+		_ = m.api.CreateSnapshot(ctx, SnapshotCreate{State: nowhere, Mem: nowhere})
+	}
+	return m.api.Resume(ctx)
+}
+
+// Shutdown implements vmm.Machine: it presses Ctrl-Alt-Del.
+func (m *machine) Shutdown(ctx context.Context) error {
+	if runtime.GOARCH != "amd64" {
+		return mvm.Errorf(mvm.ErrUnsupported, "firecracker has no power button on %s", runtime.GOARCH).
+			WithHint("shut the guest down through its agent, or stop it with --force")
+	}
+	return m.api.CtrlAltDel(ctx)
+}
+
+// DialGuest implements vmm.Machine.
+func (m *machine) DialGuest(ctx context.Context, port uint32) (net.Conn, error) {
+	if m.handle.Guest.Kind == "" {
+		return nil, mvm.Errorf(mvm.ErrUnsupported, "the VM was started without a channel for the agent").
+			WithHint("use ssh")
+	}
+	return dialVsock(ctx, m.handle.Guest.Path, port)
+}
+
+// reason makes one line for a person of how Firecracker ended.
+func reason(code int, stderr string) string {
+	lines := strings.Split(strings.TrimSpace(stderr), "\n")
+	last := strings.TrimSpace(lines[len(lines)-1])
+	if text, ok := strings.CutPrefix(last, "Error: "); ok {
+		last = text
+	}
+	switch {
+	case code == 0:
+		return "guest powered off"
+	case last != "":
+		return last
+	}
+	if why, ok := exits[code]; ok {
+		return why
+	}
+	return "firecracker failed"
+}
+
+// exits are FcExitCode in Firecracker's source.
+var exits = map[int]string{
+	148: "a system call was refused by seccomp", 149: "SIGBUS", 150: "SIGSEGV", 151: "a file grew over its limit (SIGXFSZ)",
+	152: "the configuration is wrong", 153: "the command line is wrong", 154: "the CPU limit was reached (SIGXCPU)",
+	156: "SIGHUP", 157: "SIGILL",
+}
+
+func (m *machine) path(name string) string { return filepath.Join(m.handle.Dir, name) }
