@@ -7,9 +7,13 @@ package vmm
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"net"
+	"os"
+	"path/filepath"
 	"time"
 
+	"github.com/mvmctl/mvm"
 	"github.com/mvmctl/mvm/internal/proc"
 )
 
@@ -202,4 +206,42 @@ type Rendered struct {
 	Config    []byte   // Firecracker's configuration; nil where there is none
 	Guest     GuestChannel
 	APISocket string // absolute
+}
+
+// ExitFile is the name, in a VM's directory, of the JSON of the Exit that the
+// supervisor writes when the VMM has ended.
+const ExitFile = "exit.json"
+
+// ErrGone says that a VM's VMM does not run any more.
+var ErrGone = &mvm.Error{Kind: mvm.ErrNotFound, Err: errors.New("the VMM does not run any more")}
+
+// exitFileLimit bounds how long the supervisor has to write ExitFile after the
+// VMM's end; a supervisor that was killed writes none.
+const exitFileLimit = time.Second
+
+// WaitExit returns when the VMM of a handle has ended, with how it did, as far as
+// the supervisor could tell.
+func WaitExit(ctx context.Context, h Handle) (Exit, error) {
+	if err := proc.WaitExit(ctx, h.VMM); err != nil {
+		return Exit{}, err
+	}
+	if h.Supervisor.PID > 0 { // it ends soon after it has written the file
+		soon, cancel := context.WithTimeout(ctx, exitFileLimit)
+		_ = proc.WaitExit(soon, h.Supervisor)
+		cancel()
+	}
+	if exit, err := ReadExit(h.Dir); err == nil {
+		return exit, nil
+	}
+	return Exit{Code: -1, At: time.Now().UTC(), Reason: "the VMM is gone; nothing tells how it ended"}, nil
+}
+
+// ReadExit reads how the last VMM in a VM's directory ended.
+func ReadExit(dir string) (Exit, error) {
+	var e Exit
+	data, err := os.ReadFile(filepath.Join(dir, ExitFile))
+	if err != nil {
+		return e, err
+	}
+	return e, json.Unmarshal(data, &e)
 }
