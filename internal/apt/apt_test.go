@@ -14,6 +14,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/mvmctl/mvm"
 	"github.com/mvmctl/mvm/internal/run"
+	"github.com/mvmctl/mvm/internal/testenv"
 )
 
 // repo is a package source on disk that the real client reads. It is a Runner
@@ -28,11 +29,7 @@ type repo struct {
 
 func newRepo(t *testing.T) *repo {
 	t.Helper()
-	for _, tool := range []string{"/usr/bin/apt-get", "/usr/bin/dpkg-deb"} {
-		if _, err := os.Stat(tool); err != nil {
-			t.Skipf("needs %s", tool)
-		}
-	}
+	testenv.Require(t, "apt")
 	r := &repo{t: t, dir: t.TempDir()}
 	r.use("deb [trusted=yes] file:" + filepath.Join(r.dir, "repo") + " ./")
 	if err := os.MkdirAll(filepath.Join(r.dir, "repo"), 0o755); err != nil {

@@ -25,7 +25,7 @@ type item struct {
 }
 
 // planLine is 'URI' FILE SIZE SHA256:HEX (with Acquire::ForceHash=sha256).
-var planLine = regexp.MustCompile(`^'[^']*' ([^/\s]+\.deb) ([0-9]+) (?:SHA256:([0-9a-f]{64}))?\s*$`)
+var planLine = regexp.MustCompile(`^'[^']*' ([A-Za-z0-9.+~%_-]+\.deb) ([0-9]+) (?:SHA256:([0-9a-f]{64}))?\s*$`)
 
 // parsePlan reads the output of apt-get --print-uris.
 func parsePlan(out string) ([]item, error) {

@@ -2,9 +2,7 @@ package kernel
 
 import (
 	"errors"
-	"net"
 	"os"
-	"os/user"
 	"path/filepath"
 	"slices"
 	"testing"
@@ -12,11 +10,15 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/mvmctl/mvm"
 	"github.com/mvmctl/mvm/internal/run"
+	"github.com/mvmctl/mvm/internal/testenv"
 )
 
 // TestDebian really pulls the distribution's cloud kernel.
 func TestDebian(t *testing.T) {
-	requireMirror(t)
+	testenv.Require(t, "root", "apt")
+	if testing.Short() {
+		t.Skip("fetches 26 MB")
+	}
 	dir := t.TempDir()
 	o := DebianOptions{Runner: &run.Host{}, WorkDir: filepath.Join(dir, "debs"), DestDir: filepath.Join(dir, "kernels"),
 		Progress: func(e mvm.ProgressEvent) { t.Logf("%s: %s", e.Phase, e.Message) }}
@@ -95,23 +97,6 @@ func checkBootModules(t *testing.T, p Pulled) {
 		if size > limit {
 			t.Errorf("%s: the modules have %d bytes, more than %d", fsType, size, limit)
 		}
-	}
-}
-
-// requireMirror skips where no package can be fetched.
-func requireMirror(t *testing.T) {
-	t.Helper()
-	if u, err := user.Current(); err != nil || u.Uid != "0" {
-		t.Skip("needs root")
-	}
-	if _, err := os.Stat("/usr/bin/apt-get"); err != nil {
-		t.Skip("needs apt")
-	}
-	if testing.Short() {
-		t.Skip("fetches 26 MB")
-	}
-	if ifs, err := net.Interfaces(); err != nil || len(ifs) < 2 {
-		t.Skip("needs a network")
 	}
 }
 

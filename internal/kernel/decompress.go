@@ -21,7 +21,7 @@ import (
 const maxKernel = 1 << 30
 
 // errTooLarge says that a limit was reached.
-var errTooLarge = errors.New("it unpacks to more than 1 GiB")
+var errTooLarge = errors.New("it unpacks to far more than a kernel or module")
 
 // compressions maps the first bytes of a compressed stream to its name.
 var compressions = []struct{ magic, name string }{

@@ -75,7 +75,7 @@ func extract(data []byte, w io.Writer) error {
 		_, err := io.Copy(head, bytes.NewReader(payload))
 		return err
 	}
-	if err := decompress(head, payload, maxKernel); err != nil {
+	if err := decompress(head, payload, bound(len(payload))); err != nil {
 		if mvm.HintOf(err) != "" {
 			return err
 		}
@@ -86,6 +86,11 @@ func extract(data []byte, w io.Writer) error {
 	}
 	return nil
 }
+
+// bound returns what a payload of n bytes may unpack to: kernels shrink to a
+// tenth at best, so what grows a hundredfold is none, and a small file cannot
+// keep us busy for long.
+func bound(n int) int64 { return min(maxKernel, 100*int64(n)+1<<20) }
 
 // headWriter passes data on and keeps the first four bytes.
 type headWriter struct {
@@ -116,7 +121,7 @@ func extractImage(data []byte, w io.Writer) error {
 		_, err := w.Write(data)
 		return err
 	}
-	if err := decompress(w, payload, maxKernel); err != nil {
+	if err := decompress(w, payload, bound(len(payload))); err != nil {
 		if mvm.HintOf(err) != "" {
 			return err
 		}

@@ -6,6 +6,8 @@ import (
 	"debug/elf"
 	"encoding/binary"
 	"errors"
+	"fmt"
+	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"strings"
@@ -227,7 +229,12 @@ func TestInspectRefuses(t *testing.T) {
 }
 
 func TestExtractVmlinux(t *testing.T) {
-	want := vmlinux(testBanner + strings.Repeat("0123456789", 1<<20)) // more than one lz4 block
+	var text strings.Builder // more than one lz4 block, and not too regular
+	text.WriteString(testBanner)
+	for random := rand.New(rand.NewPCG(1, 2)); text.Len() < lz4Block+1<<20; {
+		fmt.Fprintf(&text, "%016x:%016x ", random.Uint64(), text.Len())
+	}
+	want := vmlinux(text.String())
 	for _, how := range []string{"lz4", "gzip", "xz", "zstd", "lzma"} {
 		t.Run(how, func(t *testing.T) {
 			packed := bzImage(pack(t, how, want))
@@ -252,6 +259,13 @@ func TestExtractVmlinux(t *testing.T) {
 		if !errors.Is(err, mvm.ErrInvalid) && !errors.Is(err, mvm.ErrUnsupported) || mvm.HintOf(err) == "" {
 			t.Errorf("%s: %v", name, err)
 		}
+	}
+}
+
+func TestExtractRefusesBombs(t *testing.T) {
+	err := ExtractVmlinux(bytes.NewReader(bzImage(pack(t, "gzip", make([]byte, 32<<20)))), &bytes.Buffer{})
+	if !errors.Is(err, mvm.ErrInvalid) || !errors.Is(err, errTooLarge) {
+		t.Errorf("err = %v", err)
 	}
 }
 
