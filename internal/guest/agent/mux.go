@@ -1,7 +1,6 @@
 package agent
 
 import (
-	"bufio"
 	"bytes"
 	"context"
 	"errors"
@@ -12,6 +11,8 @@ import (
 	"time"
 
 	"github.com/hashicorp/yamux"
+
+	"github.com/mvmctl/mvm/internal/guest/mux"
 )
 
 // A virtio-serial port is one byte stream without a beginning: after a restart
@@ -146,35 +147,16 @@ func (s *Server) serveSession(ctx context.Context, p *port, first []byte) error 
 func (s *Server) connect(ctx context.Context, c net.Conn) {
 	defer s.guard("stream")
 	_ = c.SetDeadline(time.Now().Add(handshakeLimit))
-	line, err := readLine(c, 32)
-	var port uint32
-	if err == nil {
-		_, err = fmt.Sscanf(line, "CONNECT %d", &port)
-	}
+	port, err := mux.ReadConnect(c)
 	if err != nil || port != s.params.Port {
 		_, _ = fmt.Fprintf(c, "ERR nothing listens on port %d\n", port)
 		_ = c.Close()
 		return
 	}
-	if _, err := fmt.Fprintf(c, "OK %d\n", port); err != nil {
+	if err := mux.WriteOK(c, port); err != nil {
 		_ = c.Close()
 		return
 	}
 	_ = c.SetDeadline(time.Time{})
 	s.ServeConn(ctx, c)
-}
-
-func readLine(r io.Reader, limit int) (string, error) {
-	var line []byte
-	var b [1]byte
-	for len(line) < limit {
-		if _, err := io.ReadFull(r, b[:]); err != nil {
-			return "", err
-		}
-		if b[0] == '\n' {
-			return string(line), nil
-		}
-		line = append(line, b[0])
-	}
-	return "", bufio.ErrTooLong
 }

@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"runtime/debug"
 	"strings"
 	"syscall"
 	"time"
@@ -30,6 +31,7 @@ var initCandidates = []string{"/sbin/init", "/usr/sbin/init", "/lib/systemd/syst
 // Main boots the guest and becomes its init. It never returns: where nothing
 // works it says why on the console and powers the machine off.
 func Main(args []string) {
+	debug.SetGCPercent(-1) // the process is replaced within a second
 	apiErr := mountAPI()
 	con := openConsole()
 	ph := phases{on: os.Getenv("mvm_timing") != "", last: time.Now(), text: "/init at " + uptime() + " s"}
