@@ -21,11 +21,15 @@ import (
 	"github.com/mvmctl/mvm/internal/initramfs"
 	"github.com/mvmctl/mvm/internal/kernel"
 	"github.com/mvmctl/mvm/internal/run"
+	"github.com/mvmctl/mvm/internal/testenv"
 )
 
 // labTime bounds the whole run: a Firecracker under nested emulation is about
 // ten times slower than on hardware.
 const labTime = 20 * time.Minute
+
+// busybox is the static one: there is no C library in the lab.
+const busybox = "/bin/busybox"
 
 // labInit is /init of the lab guest. It says how the tests ended in a line of
 // its own, because QEMU's exit status does not.
@@ -49,11 +53,9 @@ poweroff -f
 `
 
 func TestFirecrackerSuite(t *testing.T) {
-	fc := os.Getenv("MVM_TEST_FIRECRACKER")
-	need(t, "MVM_TEST_FIRECRACKER names no Firecracker binary", fc != "")
-	for _, program := range []string{"/usr/bin/qemu-system-x86_64", "/bin/busybox"} {
-		_, err := os.Stat(program)
-		need(t, program+" is not installed: apt-get install qemu-system-x86 busybox-static", err == nil)
+	testenv.Require(t, "root", "qemu", "apt", "firecracker")
+	if _, err := os.Stat(busybox); err != nil {
+		t.Skip("busybox is not installed: apt-get install busybox-static")
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), labTime)
 	defer cancel()
@@ -65,23 +67,10 @@ func TestFirecrackerSuite(t *testing.T) {
 	nestedInitrd(t, nested, test, modules)
 	lab := filepath.Join(dir, "lab.cpio")
 	labInitrd(t, lab, modules, map[string]string{
-		"/lab/firecracker": fc, "/lab/vmlinux": vmlinux, "/lab/initrd": nested, "/lab/test": test,
+		"/lab/firecracker": os.Getenv(testenv.FirecrackerVariable), "/lab/vmlinux": vmlinux, "/lab/initrd": nested, "/lab/test": test,
 	})
 	if out := boot(ctx, t, vmlinux, lab); !regexp.MustCompile(`(?m)^lab: exit 0\r?$`).MatchString(out) {
 		t.Errorf("the tests in the lab did not pass")
-	}
-}
-
-// need skips the test unless what it needs is there; in a run that requires the
-// lab it fails.
-func need(t *testing.T, missing string, there bool) {
-	t.Helper()
-	switch {
-	case there:
-	case strings.Contains(os.Getenv("MVM_TEST_REQUIRE"), "firecracker"):
-		t.Fatal(missing)
-	default:
-		t.Skip(missing)
 	}
 }
 
@@ -190,7 +179,7 @@ func labInitrd(t *testing.T, dest, modules string, files map[string]string) {
 		}
 		w.CharDevice("/dev/console", 0o600, 5, 1)
 		w.File("/init", 0o755, int64(len(script)), strings.NewReader(script))
-		addFile(t, w, "/bin/busybox", "/bin/busybox")
+		addFile(t, w, "/bin/busybox", busybox)
 		for name, path := range files {
 			addFile(t, w, name, path)
 		}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"time"
 
@@ -14,6 +15,7 @@ import (
 	"github.com/mvmctl/mvm/internal/host"
 	"github.com/mvmctl/mvm/internal/proc"
 	"github.com/mvmctl/mvm/internal/run"
+	"github.com/mvmctl/mvm/internal/supervisor"
 	"github.com/mvmctl/mvm/internal/vmm"
 )
 
@@ -22,32 +24,9 @@ type Options struct {
 	Binary string     // of Firecracker, for Probe; "" looks in PATH
 	Cache  string     // file that keeps the binary's version between processes; "" keeps it in memory
 	Runner run.Runner // asks a binary for its version
-	Owner  Owner      // starts VMMs
 
-	CheckKVM func() host.KVM // nil is host.CheckKVM
-}
-
-// Owner starts a VMM under a process that outlives this one, and tells of its
-// end. Package supervisor is one.
-type Owner interface {
-	// Spawn starts the VMM and returns when its process runs. On error nothing
-	// is left.
-	Spawn(ctx context.Context, s Spawn) (vmmProc, supervisor proc.Identity, err error)
-
-	// Wait returns when the VMM has ended. Reason holds the last line that it
-	// wrote to stderr, or "".
-	Wait(ctx context.Context, h vmm.Handle) (vmm.Exit, error)
-}
-
-// Spawn is a VMM to be started. The serial console is on its stdin and stdout.
-type Spawn struct {
-	ID            string
-	Argv          []string
-	Dir           string   // working directory, and where the files go
-	Env           []string // nil for a minimal one
-	Console       string   // file name of the console's log
-	ConsoleSocket string   // file name of the socket where viewers attach
-	PID           string   // file name of the pid file; "" for none
+	Launcher supervisor.Launcher // the program that becomes a VM's supervisor
+	CheckKVM func() host.KVM     // nil is host.CheckKVM
 }
 
 // Driver implements vmm.Driver.
@@ -95,10 +74,8 @@ func (d *Driver) start(ctx context.Context, l vmm.Launch) (*machine, error) {
 		Version: handleVersion, Driver: d.Name(), ID: l.ID, Dir: l.Dir,
 		APISocket: r.APISocket, Guest: r.Guest, Accel: "kvm",
 	})
-	m.handle.VMM, m.handle.Supervisor, err = d.opts.Owner.Spawn(ctx, Spawn{
-		ID: l.ID, Argv: r.Argv, Dir: l.Dir, Env: l.Env,
-		Console: l.Files.Console, ConsoleSocket: l.Files.ConsoleSocket, PID: l.Files.PID,
-	})
+	started, err := supervisor.Spawn(ctx, d.opts.Launcher, d.spec(l, r))
+	m.handle.VMM, m.handle.Supervisor = started.VMM, started.Supervisor
 	if err == nil {
 		if err = m.untilRunning(ctx); err != nil {
 			err = m.undo(err)
@@ -109,6 +86,23 @@ func (d *Driver) start(ctx context.Context, l vmm.Launch) (*machine, error) {
 		return nil, err
 	}
 	return m, nil
+}
+
+// stderrFile gets what Firecracker says when it fails. It is not the log, which
+// Firecracker opens by itself and writes without O_APPEND.
+const stderrFile = "firecracker.stderr"
+
+func (d *Driver) spec(l vmm.Launch, r vmm.Rendered) supervisor.Spec {
+	in := func(name string) string {
+		if name == "" {
+			return ""
+		}
+		return filepath.Join(l.Dir, name)
+	}
+	return supervisor.Spec{
+		ID: l.ID, Dir: l.Dir, Argv: r.Argv, Env: l.Env, Log: in(stderrFile),
+		Console: in(l.Files.Console), ConsoleSocket: in(l.Files.ConsoleSocket), PIDFile: in(l.Files.PID),
+	}
 }
 
 // undo ends a VMM that did not come up, whatever became of the caller's
@@ -130,31 +124,41 @@ func removeSockets(l vmm.Launch) {
 	}
 }
 
-// poll is the pause between looks at an API that is not there yet. Firecracker
-// needs 10 ms to open its socket, and then answers as soon as the VM is built.
-const poll = 5 * time.Millisecond
+const (
+	// poll is the pause between looks at a VMM that is coming up.
+	poll = 5 * time.Millisecond
+	// patience is how long the vCPUs' threads are waited for before the API is
+	// asked all the same: a Firecracker whose threads are called otherwise.
+	patience = 10 * time.Second
+)
 
 // untilRunning waits until the API says that the vCPUs run. It gives up when
 // the process ends, or with ctx.
+//
+// The API is not asked before the vCPUs' threads are there: a Firecracker that
+// refuses its configuration while a request waits for an answer aborts in its
+// API thread ("VMM disconnected"), and what was wrong is never said.
 func (m *machine) untilRunning(ctx context.Context) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	go func() {
-		if exit, err := m.owner.Wait(ctx, m.handle); err == nil {
-			cancel(mvm.Errorf(mvm.ErrUnavailable, "firecracker ended with status %d: %s", exit.Code, reason(exit.Code, exit.Reason)).
-				WithHint("see %s", m.path("")+"*.log"))
+		if exit, err := m.Wait(ctx); err == nil {
+			cancel(ended(exit))
 		}
 	}()
 	ticker := time.NewTicker(poll)
 	defer ticker.Stop()
+	late := time.Now().Add(patience)
 	for {
-		info, err := m.api.Info(ctx)
-		var refused *APIError
-		switch {
-		case err == nil && info.State == "Running":
-			return nil
-		case errors.As(err, &refused):
-			return err
+		if hasVCPUs(m.handle.VMM.PID) || time.Now().After(late) {
+			info, err := m.api.Info(ctx)
+			var refused *APIError
+			switch {
+			case err == nil && info.State == "Running":
+				return nil
+			case errors.As(err, &refused):
+				return err
+			}
 		}
 		select {
 		case <-ctx.Done():
@@ -162,6 +166,24 @@ func (m *machine) untilRunning(ctx context.Context) error {
 		case <-ticker.C:
 		}
 	}
+}
+
+// ended is the error for a VMM that ended while it was to come up.
+func ended(exit vmm.Exit) error {
+	return mvm.Errorf(mvm.ErrUnavailable, "firecracker ended with status %d: %s", exit.Code, exit.Reason).
+		WithHint("'mvm inspect' names its configuration and log; 'mvm host status' tells whether KVM works")
+}
+
+// hasVCPUs tells whether the process has a thread named "fc_vcpu N", as
+// Firecracker names them once the VM is built.
+func hasVCPUs(pid int) bool {
+	names, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/comm", pid))
+	for _, name := range names {
+		if comm, err := os.ReadFile(name); err == nil && strings.HasPrefix(string(comm), "fc_vcpu") {
+			return true
+		}
+	}
+	return false
 }
 
 // Attach implements vmm.Driver.
@@ -181,6 +203,6 @@ func (d *Driver) Attach(_ context.Context, h vmm.Handle) (vmm.Machine, error) {
 const handleVersion = 1
 
 func gone(h vmm.Handle) error {
-	return mvm.Errorf(mvm.ErrUnavailable, "the VMM of %s is gone: %w", h.ID, proc.ErrGone).
+	return mvm.Errorf(mvm.ErrNotFound, "the VM %s: %w", h.ID, vmm.ErrGone).
 		WithHint("mvm vm start starts it again")
 }

@@ -3,7 +3,6 @@ package firecracker
 import (
 	"context"
 	"net"
-	"path/filepath"
 	"runtime"
 	"strings"
 	"time"
@@ -17,13 +16,12 @@ import (
 type machine struct {
 	handle vmm.Handle
 	api    *Client
-	owner  Owner
 }
 
 var _ vmm.Pauser = (*machine)(nil)
 
 func (d *Driver) machine(h vmm.Handle) *machine {
-	return &machine{handle: h, api: NewClient(h.APISocket), owner: d.opts.Owner}
+	return &machine{handle: h, api: NewClient(h.APISocket)}
 }
 
 // Handle implements vmm.Machine.
@@ -53,7 +51,7 @@ func (m *machine) State(ctx context.Context) (vmm.State, error) {
 
 // Wait implements vmm.Machine.
 func (m *machine) Wait(ctx context.Context) (vmm.Exit, error) {
-	exit, err := m.owner.Wait(ctx, m.handle)
+	exit, err := vmm.WaitExit(ctx, m.handle)
 	if err == nil {
 		exit.Reason = reason(exit.Code, exit.Reason)
 	}
@@ -138,5 +136,3 @@ var exits = map[int]string{
 	152: "the configuration is wrong", 153: "the command line is wrong", 154: "the CPU limit was reached (SIGXCPU)",
 	156: "SIGHUP", 157: "SIGILL",
 }
-
-func (m *machine) path(name string) string { return filepath.Join(m.handle.Dir, name) }

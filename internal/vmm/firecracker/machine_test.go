@@ -4,7 +4,9 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
+	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"strings"
@@ -14,9 +16,11 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/mvmctl/mvm"
+	"github.com/mvmctl/mvm/internal/fsx"
 	"github.com/mvmctl/mvm/internal/host"
 	"github.com/mvmctl/mvm/internal/proc"
 	"github.com/mvmctl/mvm/internal/run"
+	"github.com/mvmctl/mvm/internal/supervisor"
 	"github.com/mvmctl/mvm/internal/testenv"
 	"github.com/mvmctl/mvm/internal/vmm"
 	"github.com/mvmctl/mvm/internal/vmm/vmmtest/fakevmm"
@@ -58,6 +62,7 @@ func realBench(t *testing.T) bench {
 func (b bench) launch(t *testing.T) vmm.Launch {
 	t.Helper()
 	l := launch()
+	l.ID = fmt.Sprintf("%016x", rand.Uint64()) // processes are found by it
 	l.Dir, l.Binary, l.Kernel, l.Initrd = t.TempDir(), b.binary, b.kernel, b.initrd
 	l.VCPUs, l.MemMiB, l.NICs, l.CPUTemplate = 1, 256, nil, nil
 	l.Disks = l.Disks[:1]
@@ -68,23 +73,59 @@ func (b bench) launch(t *testing.T) vmm.Launch {
 	return l
 }
 
-// vm is a started machine and its console.
+// vm is a started machine and its files.
 type vm struct {
 	vmm.Machine
 	bench
 	driver *Driver
-	child  *child
+	launch vmm.Launch
+}
+
+func newDriver(t *testing.T) *Driver {
+	t.Helper()
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return New(Options{Launcher: supervisor.Launcher{Exe: self}})
 }
 
 func (b bench) start(t *testing.T, l vmm.Launch) *vm {
 	t.Helper()
-	owner := newParent(t)
-	d := New(Options{Owner: owner})
+	d := newDriver(t)
 	m, err := d.Start(t.Context(), l)
 	if err != nil {
 		t.Fatalf("%v (%s)", err, mvm.HintOf(err))
 	}
-	return &vm{Machine: m, bench: b, driver: d, child: owner.of(m.Handle())}
+	t.Cleanup(func() {
+		if err := m.Kill(context.Background(), 0); err != nil {
+			t.Error(err)
+		}
+		// Its supervisor writes to the directory, which is about to go.
+		if _, err := m.Wait(context.Background()); err != nil {
+			t.Error(err)
+		}
+	})
+	return &vm{Machine: m, bench: b, driver: d, launch: l}
+}
+
+// console returns what the console's log has.
+func (v *vm) console() string {
+	data, _ := os.ReadFile(filepath.Join(v.launch.Dir, v.launch.Files.Console))
+	return string(data)
+}
+
+// typeLine types on the console, as a viewer does.
+func (v *vm) typeLine(t *testing.T, line string) {
+	t.Helper()
+	conn, err := fsx.DialUnix(t.Context(), filepath.Join(v.launch.Dir, v.launch.Files.ConsoleSocket))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = conn.Close() })
+	if _, err := io.WriteString(conn, line+"\n"); err != nil {
+		t.Error(err)
+	}
 }
 
 // until polls for something that is expected to happen.
@@ -98,14 +139,14 @@ func (v *vm) until(t *testing.T, what string, f func() bool) {
 		select {
 		case <-ticker.C:
 		case <-ctx.Done():
-			t.Fatalf("%s did not happen; the console: %q", what, v.child.text())
+			t.Fatalf("%s did not happen; the console: %q", what, v.console())
 		}
 	}
 }
 
 func (v *vm) shows(t *testing.T, text string) {
 	t.Helper()
-	v.until(t, "the text "+text, func() bool { return strings.Contains(v.child.text(), text) })
+	v.until(t, "the text "+text, func() bool { return strings.Contains(v.console(), text) })
 }
 
 // echo dials the guest until it answers and passes data to and fro.
@@ -161,7 +202,7 @@ func testLife(t *testing.T, b bench, pci bool) {
 	v := b.start(t, l)
 	v.wantState(t, vmm.StateRunning)
 	v.shows(t, "ready")
-	v.child.typeLine(t, "does it echo?")
+	v.typeLine(t, "does it echo?")
 	v.shows(t, "does it echo?")
 	v.echo(t)
 	if conn, err := v.DialGuest(t.Context(), 1025); conn != nil || !errors.Is(err, mvm.ErrUnavailable) {
@@ -186,7 +227,7 @@ func testLife(t *testing.T, b bench, pci bool) {
 		t.Fatal(err)
 	}
 	v.wantEnd(t, 0, "")
-	if _, err := v.driver.Attach(t.Context(), h); !errors.Is(err, proc.ErrGone) || mvm.HintOf(err) == "" {
+	if _, err := v.driver.Attach(t.Context(), h); !errors.Is(err, vmm.ErrGone) || mvm.HintOf(err) == "" {
 		t.Errorf("attach to what has ended: %v", err)
 	}
 	// A second start in the same directory finds the sockets of the first.
@@ -201,7 +242,7 @@ func (v *vm) wantEnd(t *testing.T, code int, signal string) {
 	defer cancel()
 	exit, err := v.Wait(ctx)
 	if err != nil || exit.Code != code || exit.Signal != signal || exit.Reason == "" || exit.At.IsZero() {
-		t.Errorf("exit %+v, error %v; want code %d, signal %q; the console: %q", exit, err, code, signal, v.child.text())
+		t.Errorf("exit %+v, error %v; want code %d, signal %q; the console: %q", exit, err, code, signal, v.console())
 	}
 	v.wantState(t, vmm.StateExited)
 	if _, err := v.DialGuest(t.Context(), 1024); !errors.Is(err, mvm.ErrUnavailable) {
@@ -238,7 +279,7 @@ func testPause(t *testing.T, b bench) {
 func testPowerOff(t *testing.T, b bench) {
 	v := b.start(t, b.launch(t))
 	v.shows(t, "ready")
-	v.child.typeLine(t, "poweroff")
+	v.typeLine(t, "poweroff")
 	v.wantEnd(t, 0, "")
 }
 
@@ -247,7 +288,7 @@ func testKill(t *testing.T, b bench) {
 		grace  time.Duration
 		code   int
 		signal string
-	}{{0, 137, "killed"}, {10 * time.Second, 143, "terminated"}} {
+	}{{0, 137, "SIGKILL"}, {10 * time.Second, 143, "SIGTERM"}} {
 		v := b.start(t, b.launch(t))
 		if err := v.Kill(t.Context(), tt.grace); err != nil {
 			t.Fatal(err)
@@ -257,6 +298,10 @@ func testKill(t *testing.T, b bench) {
 }
 
 func testStartFails(t *testing.T, b bench) {
+	says := map[string]string{
+		"no kernel": "InvalidKernelPath", "no initrd": "InvalidInitrdPath", "no disk": "BackingFile",
+		"no binary": "no such file", "bad MAC": "InvalidJson", "unsupported": "qcow2",
+	}
 	for name, change := range map[string]func(*vmm.Launch){
 		"no kernel":   func(l *vmm.Launch) { l.Kernel = "/nonexistent/vmlinux" },
 		"no initrd":   func(l *vmm.Launch) { l.Initrd = "/nonexistent/initrd" },
@@ -268,11 +313,13 @@ func testStartFails(t *testing.T, b bench) {
 		t.Run(name, func(t *testing.T) {
 			l := b.launch(t)
 			change(&l)
-			m, err := New(Options{Owner: newParent(t)}).Start(t.Context(), l)
+			m, err := newDriver(t).Start(t.Context(), l)
 			if m != nil || err == nil || strings.Contains(err.Error(), "\n") {
 				t.Fatalf("got %v, %v", m, err)
 			}
-			t.Log(err)
+			if want := says[name]; !strings.Contains(err.Error(), want) {
+				t.Errorf("got %v, want it to say %q", err, want)
+			}
 			wantNothing(t, l)
 		})
 	}
@@ -281,7 +328,7 @@ func testStartFails(t *testing.T, b bench) {
 // wantNothing checks that a failed start left no process and no socket.
 func wantNothing(t *testing.T, l vmm.Launch) {
 	t.Helper()
-	left, err := proc.FindByArg(l.Dir)
+	left, err := proc.FindByArg(supervisor.Token(l.ID))
 	if err != nil || len(left) > 0 {
 		t.Errorf("processes %v are left, error %v", left, err)
 	}
@@ -297,7 +344,7 @@ func testCancelled(t *testing.T, b bench) {
 	for _, after := range []time.Duration{0, time.Millisecond, 10 * time.Millisecond} {
 		l := b.launch(t)
 		ctx, cancel := context.WithTimeout(t.Context(), after)
-		m, err := New(Options{Owner: newParent(t)}).Start(ctx, l)
+		m, err := newDriver(t).Start(ctx, l)
 		cancel()
 		if err != nil { // otherwise it was quicker than we
 			if !errors.Is(err, context.DeadlineExceeded) {

@@ -13,6 +13,7 @@ import (
 	"strings"
 
 	"github.com/mvmctl/mvm"
+	"github.com/mvmctl/mvm/internal/supervisor"
 	"github.com/mvmctl/mvm/internal/vmm"
 )
 
@@ -70,7 +71,7 @@ func marshal(cfg Config) ([]byte, error) {
 // would go to stdout, which is the guest's console. (A log file given in both
 // places would be opened twice without O_APPEND and overwritten.)
 func argvOf(l vmm.Launch) []string {
-	argv := []string{l.Binary, "--id", l.ID, "--api-sock", l.Files.API, "--config-file", l.Files.Config}
+	argv := []string{l.Binary, "--id", supervisor.Token(l.ID), "--api-sock", l.Files.API, "--config-file", l.Files.Config}
 	if l.Logging {
 		argv = append(argv, "--log-path", l.Files.Log, "--level", logLevel(l.LogLevel), "--show-level")
 	} else {
@@ -208,13 +209,13 @@ func checkNames(l vmm.Launch) error {
 	bad := strings.ContainsFunc(l.ID, func(r rune) bool {
 		return r != '-' && (r < '0' || r > '9') && (r < 'a' || r > 'z') && (r < 'A' || r > 'Z')
 	})
-	if l.ID == "" || l.ID[0] == '-' || len(l.ID) > 64 || bad {
-		return invalid("id", "%q is no instance id", l.ID).WithHint("use 1 to 64 letters, digits and hyphens, the first no hyphen")
+	if l.ID == "" || len(supervisor.Token(l.ID)) > 64 || bad {
+		return invalid("id", "%q is no instance id", l.ID).WithHint("use 1 to 60 letters, digits and hyphens")
 	}
 	if !filepath.IsAbs(l.Dir) || !filepath.IsAbs(l.Binary) {
 		return invalid("dir or binary", "%q, %q: not absolute", l.Dir, l.Binary).WithHint("mvm binary ls shows what is installed")
 	}
-	names := map[string]string{"api": l.Files.API, "config": l.Files.Config}
+	names := map[string]string{"api": l.Files.API, "config": l.Files.Config, "console": l.Files.Console}
 	if l.Logging {
 		names["log"] = l.Files.Log
 	}

@@ -33,7 +33,7 @@ func TestRender(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	wantArgv := strings.Fields("/c/bin/firecracker --id 0123456789abcdef --api-sock firecracker.api.socket --config-file firecracker.json" +
+	wantArgv := strings.Fields("/c/bin/firecracker --id mvm-0123456789abcdef --api-sock firecracker.api.socket --config-file firecracker.json" +
 		" --log-path firecracker.log --level Warning --show-level --enable-pci")
 	if d := cmp.Diff(wantArgv, r.Argv); d != "" {
 		t.Errorf("argv differs:\n%s", d)
@@ -210,9 +210,8 @@ func TestRenderRefuses(t *testing.T) {
 		{"cpu_config", func(l *vmm.Launch) { l.CPUTemplate = json.RawMessage("null") }, mvm.ErrInvalid},
 		{"cpu_config", func(l *vmm.Launch) { l.CPUTemplate = json.RawMessage(`{"cpus":4}`) }, mvm.ErrInvalid},
 		{"id", func(l *vmm.Launch) { l.ID = "a_b" }, mvm.ErrInvalid},
-		{"id", func(l *vmm.Launch) { l.ID = "--help" }, mvm.ErrInvalid},
 		{"files.config", func(l *vmm.Launch) { l.Files.Config = "--no-api" }, mvm.ErrInvalid},
-		{"id", func(l *vmm.Launch) { l.ID = strings.Repeat("a", 65) }, mvm.ErrInvalid},
+		{"id", func(l *vmm.Launch) { l.ID = strings.Repeat("a", 61) }, mvm.ErrInvalid},
 		{"dir", func(l *vmm.Launch) { l.Dir = "relative" }, mvm.ErrInvalid},
 		{"files.api", func(l *vmm.Launch) { l.Files.API = "../api" }, mvm.ErrInvalid},
 		{"files.agent", func(l *vmm.Launch) { l.Files.Agent = "" }, mvm.ErrInvalid},

@@ -57,10 +57,10 @@ func Install(t testing.TB) string {
 
 // Exit codes of Firecracker (FcExitCode in its source).
 const (
-	exitOK     = 0
-	exitError  = 1
-	exitConfig = 152
-	exitArgs   = 153
+	exitOK      = 0
+	exitError   = 1
+	exitArgs    = 153
+	exitAborted = 134 // SIGABRT
 )
 
 // flags are Firecracker's options; true takes a value.
@@ -121,6 +121,9 @@ func run(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 		}
 	}
 	if err := vm.start(opts); err != nil {
+		if vm.waiting.Load() > 0 { // its API thread panics for want of an answer, before anything is said
+			return exitAborted
+		}
 		log.error(err.Error())
 		_, _ = fmt.Fprintf(stderr, "Error: RunWithApi(%v)\n", err)
 		log.error("Firecracker exiting with error. exit_code=1")

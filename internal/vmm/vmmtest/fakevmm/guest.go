@@ -6,8 +6,12 @@ import (
 	"io"
 	"net"
 	"os"
+	"runtime"
 	"strings"
 	"sync"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
 )
 
 // guest is what runs in the VM: it says on its console that it is up, repeats
@@ -99,6 +103,9 @@ func (g *guest) end() {
 
 // boot runs the guest to its end and returns the VMM's exit code.
 func (g *guest) boot(args string, c *config) int {
+	runtime.LockOSThread() // and never unlocked: the thread is the vCPU's
+	name := []byte("fc_vcpu 0\x00")
+	_ = unix.Prctl(unix.PR_SET_NAME, uintptr(unsafe.Pointer(&name[0])), 0, 0, 0)
 	g.print("Linux version 6.1.0-fakevmm\r\nCommand line: " + args + "\r\n")
 	g.print(fmt.Sprintf("fakevmm: %d CPUs, %d MiB, %d disks, %d interfaces\r\n", c.Machine.VCPUs, c.Machine.Mem, len(c.Drives), len(c.NICs)))
 	g.run(func() { g.ports["1024"] = c.Vsock != nil })

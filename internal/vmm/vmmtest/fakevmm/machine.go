@@ -10,6 +10,7 @@ import (
 	"os"
 	"strings"
 	"sync"
+	"sync/atomic"
 )
 
 // machine is the VM behind the API.
@@ -20,6 +21,8 @@ type machine struct {
 	spec  *Spec // nil when it was not found
 	guest *guest
 	ended chan int // gets the exit code
+
+	waiting atomic.Int32 // requests that are not answered yet
 
 	mu       sync.Mutex
 	state    string // "Not started", "Running", "Paused"
@@ -93,6 +96,8 @@ const (
 
 // ServeHTTP implements the API.
 func (m *machine) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	m.waiting.Add(1)
+	defer m.waiting.Add(-1)
 	body, err := io.ReadAll(io.LimitReader(r.Body, 51201))
 	if err == nil && len(body) > 51200 {
 		err = errors.New("the payload is too large")
