@@ -58,6 +58,9 @@ func newConsole(s Spec) (*console, error) {
 	if c.out, err = openFIFO(filepath.Join(s.Dir, consoleOut)); err != nil {
 		return nil, err
 	}
+	// Room for a burst while we are not scheduled; the default of 64 KiB will do
+	// where it may not be changed.
+	_, _ = unix.FcntlInt(c.out.Fd(), unix.F_SETPIPE_SZ, 1<<20)
 	if err := c.openLog(); err != nil {
 		return nil, fmt.Errorf("open the console's log: %w", err)
 	}

@@ -85,9 +85,11 @@ func start(dir string) (*supervised, error) {
 	if err != nil {
 		return nil, err
 	}
-	// Starting a process makes the file blocking. A VMM that writes to a full
-	// console would then stand still when nobody reads it any more.
-	if err := unix.SetNonblock(int(stdout.Fd()), true); err != nil {
+	// The flags belong to the open file, which the VMM shares. Its stdin is
+	// blocking, as programs expect. Its stdout is not: a VMM that writes to a
+	// full console would stand still when nobody reads it any more.
+	err = errors.Join(unix.SetNonblock(int(stdin.Fd()), false), unix.SetNonblock(int(stdout.Fd()), true))
+	if err != nil {
 		return nil, errors.Join(err, v.process.Kill())
 	}
 	if s.PIDFile != "" {

@@ -1,0 +1,301 @@
+package supervisor
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/hashicorp/yamux"
+
+	"github.com/mvmctl/mvm"
+	"github.com/mvmctl/mvm/internal/fsx"
+	"github.com/mvmctl/mvm/internal/guest/mux"
+	"github.com/mvmctl/mvm/internal/proc"
+	"github.com/mvmctl/mvm/internal/vmm"
+)
+
+// TestMain lets the test binary be the supervisor, as mvm is.
+func TestMain(m *testing.M) {
+	if len(os.Args) > 1 && os.Args[1] == Command {
+		os.Exit(Main(os.Args[2:]))
+	}
+	if len(os.Args) > 1 && os.Args[1] == "flood" {
+		flood(os.Args[2])
+		return
+	}
+	os.Exit(m.Run())
+}
+
+// flood is a VMM that writes to its console as one does: what does not fit is
+// lost, or tried again, but never waited for. It ends when it is killed.
+func flood(lines string) {
+	n, _ := strconv.Atoi(lines)
+	for range n {
+		_, _ = os.Stdout.WriteString("flood flood flood flood\n")
+	}
+	for {
+		_, _ = os.Stdout.WriteString("last words\n")
+		time.Sleep(10 * time.Millisecond)
+	}
+}
+
+// spec is a supervisor's task whose VMM is a shell script.
+func spec(t *testing.T, script string) Spec {
+	t.Helper()
+	dir := t.TempDir()
+	id := strings.ReplaceAll(filepath.Base(filepath.Dir(dir))+filepath.Base(dir)+strconv.FormatInt(time.Now().UnixNano(), 36), "/", "")
+	s := Spec{ID: id, Dir: dir, Argv: []string{"/bin/sh", "-c", script, Token(id)}, Log: filepath.Join(dir, "vmm.log"),
+		Console: filepath.Join(dir, "console.log"), ConsoleSocket: filepath.Join(dir, "console.sock"), PIDFile: filepath.Join(dir, "vmm.pid")}
+	t.Cleanup(func() {
+		if err := killAll(context.Background(), id); err != nil {
+			t.Error(err)
+		}
+	})
+	return s
+}
+
+func spawn(t *testing.T, s Spec) Started {
+	t.Helper()
+	st, err := Spawn(t.Context(), Launcher{Exe: os.Args[0]}, s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return st
+}
+
+// eventually polls until what is asked holds.
+func eventually(t *testing.T, what string, holds func() bool) {
+	t.Helper()
+	for end := time.Now().Add(20 * time.Second); time.Now().Before(end); time.Sleep(5 * time.Millisecond) {
+		if holds() {
+			return
+		}
+	}
+	t.Fatalf("not within 20 s: %s", what)
+}
+
+func contains(path, text string) func() bool {
+	return func() bool {
+		data, err := os.ReadFile(path)
+		return err == nil && strings.Contains(string(data), text)
+	}
+}
+
+func TestConsoleLogAndExit(t *testing.T) {
+	s := spec(t, `echo booted; echo why >&2; read line; echo "heard $line"; exit 7`)
+	st := spawn(t, s)
+	if !proc.Alive(st.VMM) || !proc.Alive(st.Supervisor) {
+		t.Fatalf("not both run: %+v", st)
+	}
+	if pid, err := os.ReadFile(s.PIDFile); err != nil || strings.TrimSpace(string(pid)) != strconv.Itoa(st.VMM.PID) {
+		t.Errorf("pid file: %q, %v", pid, err)
+	}
+	eventually(t, "boot message in the log", contains(s.Console, "booted"))
+	viewers := make([]net.Conn, 2)
+	for i := range viewers {
+		eventually(t, "console socket", func() bool {
+			var err error
+			viewers[i], err = fsx.DialUnix(t.Context(), s.ConsoleSocket)
+			return err == nil
+		})
+		defer viewers[i].Close()
+		got := make([]byte, len("booted\n"))
+		if _, err := io.ReadFull(viewers[i], got); err != nil || string(got) != "booted\n" {
+			t.Fatalf("a viewer that comes late is shown %q, %v", got, err)
+		}
+	}
+	if _, err := viewers[0].Write([]byte("hello\n")); err != nil {
+		t.Fatal(err)
+	}
+	for i, v := range viewers {
+		if got, _ := io.ReadAll(v); !strings.Contains(string(got), "heard hello") {
+			t.Errorf("viewer %d sees %q", i, got)
+		}
+	}
+	exit, err := vmm.WaitExit(t.Context(), vmm.Handle{Dir: s.Dir, VMM: st.VMM, Supervisor: st.Supervisor})
+	if err != nil || exit.Code != 7 || exit.Reason != "why" {
+		t.Errorf("exit is %+v, %v; want status 7 and the last line of stderr", exit, err)
+	}
+	for _, f := range []string{s.ConsoleSocket, s.PIDFile, filepath.Join(s.Dir, consoleIn), filepath.Join(s.Dir, consoleOut)} {
+		if _, err := os.Lstat(f); err == nil {
+			t.Errorf("left behind: %s", f)
+		}
+	}
+}
+
+func TestSignalledVMM(t *testing.T) {
+	s := spec(t, "sleep 60")
+	st := spawn(t, s)
+	if err := proc.Kill(t.Context(), st.VMM, 0); err != nil {
+		t.Fatal(err)
+	}
+	exit, err := vmm.WaitExit(t.Context(), vmm.Handle{Dir: s.Dir, VMM: st.VMM, Supervisor: st.Supervisor})
+	if err != nil || exit.Code != 128+int(syscall.SIGKILL) || exit.Signal != "SIGKILL" {
+		t.Errorf("exit is %+v, %v", exit, err)
+	}
+}
+
+func TestVMMOutlivesItsSupervisor(t *testing.T) {
+	s := spec(t, "")
+	s.Argv = []string{os.Args[0], "flood", "100", Token(s.ID)}
+	st := spawn(t, s)
+	eventually(t, "the VMM's output", contains(s.Console, "last words"))
+	if err := proc.Kill(t.Context(), st.Supervisor, 0); err != nil {
+		t.Fatal(err)
+	}
+	// It goes on to write, with nobody to read: a reader that comes later finds it
+	// alive and its FIFO in use.
+	out, err := os.OpenFile(filepath.Join(s.Dir, consoleOut), os.O_RDONLY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer out.Close()
+	if _, err := io.ReadFull(out, make([]byte, 64)); err != nil {
+		t.Errorf("the VMM writes no more: %v", err)
+	}
+	if !proc.Alive(st.VMM) {
+		t.Error("the VMM died with its supervisor")
+	}
+}
+
+func TestFloodIsBounded(t *testing.T) {
+	s := spec(t, "")
+	s.Argv = []string{os.Args[0], "flood", "400000", Token(s.ID)}
+	spawn(t, s)
+	eventually(t, "the end of the flood", contains(s.Console, "last words"))
+	var size int64
+	for _, f := range []string{s.Console, s.Console + ".1"} {
+		if fi, err := os.Stat(f); err == nil {
+			size += fi.Size()
+		}
+	}
+	if size == 0 || size > 2*maxLog {
+		t.Errorf("8 MB on the console left %d bytes of log", size)
+	}
+}
+
+func TestSpawnThatFailsLeavesNothing(t *testing.T) {
+	s := spec(t, "")
+	s.Argv[0] = filepath.Join(s.Dir, "missing")
+	_, err := Spawn(t.Context(), Launcher{Exe: os.Args[0]}, s)
+	if !errors.Is(err, mvm.ErrUnavailable) || !strings.Contains(err.Error(), "missing") {
+		t.Errorf("error: %v", err)
+	}
+	s = spec(t, "sleep 60")
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if _, err := Spawn(ctx, Launcher{Exe: os.Args[0]}, s); !errors.Is(err, context.Canceled) {
+		t.Errorf("cancelled: %v", err)
+	}
+	if ids, err := proc.FindByArg(Token(s.ID)); err != nil || len(ids) > 0 {
+		t.Errorf("left behind: %v, %v", ids, err)
+	}
+}
+
+// guest is the other end of the serial port: it answers handshakes, and echoes
+// on port 1.
+func guest(t *testing.T, l net.Listener, garbage string, sessions chan<- *yamux.Session) {
+	for {
+		conn, err := l.Accept()
+		if err != nil {
+			return
+		}
+		_, _ = io.WriteString(conn, garbage)
+		buf := make([]byte, 4096)
+		n, err := conn.Read(buf) // a SYN, written whole
+		if err != nil {
+			continue
+		}
+		line, _, _ := strings.Cut(string(buf[:n]), "\n")
+		nonce := strings.TrimPrefix(line, "\x00MVM-SYN ")
+		_, _ = io.WriteString(conn, "\x00MVM-ACK "+nonce+"\n")
+		s, err := yamux.Server(&late{conn}, yamux.DefaultConfig())
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		sessions <- s
+		go func() {
+			for {
+				c, err := s.Accept()
+				if err != nil {
+					return
+				}
+				go func() {
+					port, err := mux.ReadConnect(c)
+					if err == nil && port == 1 {
+						_ = mux.WriteOK(c, port)
+						_, _ = io.Copy(c, c)
+					}
+					_ = c.Close()
+				}()
+			}
+		}()
+	}
+}
+
+// late passes over the handshakes that the host repeated.
+type late struct{ net.Conn }
+
+func (l *late) Read(p []byte) (int, error) {
+	for {
+		n, err := l.Conn.Read(p)
+		if err != nil || !strings.HasPrefix(string(p[:n]), "\x00MVM-SYN") {
+			return n, err
+		}
+	}
+}
+
+func TestMuxCarriesManyStreamsAndBeginsAnew(t *testing.T) {
+	s := spec(t, "sleep 60")
+	s.MuxDevice, s.MuxSocket = filepath.Join(s.Dir, "port"), filepath.Join(s.Dir, "agent.sock")
+	l, err := net.Listen("unix", s.MuxDevice)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	sessions := make(chan *yamux.Session, 4)
+	go guest(t, l, "kernel noise\n\x00MVM-ACK 0000000000000000\n\x00\x00\n", sessions)
+	spawn(t, s)
+	session := <-sessions
+	for round := range 2 {
+		for range 20 {
+			eventually(t, "an echo", func() bool {
+				c, err := fsx.DialUnix(t.Context(), s.MuxSocket)
+				if err != nil {
+					return false
+				}
+				defer c.Close()
+				_ = mux.WriteConnect(c, 1)
+				if _, err := mux.ReadOK(c); err != nil {
+					return false
+				}
+				_, _ = io.WriteString(c, "ping")
+				_ = c.(*net.UnixConn).CloseWrite()
+				got, err := io.ReadAll(c)
+				return err == nil && string(got) == "ping"
+			})
+		}
+		if round == 0 { // the guest is reset
+			_ = session.Close()
+			session = <-sessions
+		}
+	}
+	c, err := fsx.DialUnix(t.Context(), s.MuxSocket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	_ = mux.WriteConnect(c, 2)
+	if _, err := mux.ReadOK(c); err == nil {
+		t.Error("a port on which nothing listens was connected")
+	}
+}
