@@ -1,0 +1,85 @@
+package disk
+
+import (
+	"context"
+	"errors"
+	"io/fs"
+	"os"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/mvmctl/mvm"
+)
+
+// Pool keeps one clone of a base image ready, as BASE.warm, for file systems
+// that cannot share blocks: taking it is one rename. All its state is that
+// file, so nothing has to be put right after a crash. Processes may use it at
+// the same time.
+type Pool struct {
+	Base string // the image, which is never written
+}
+
+func (p Pool) warm() string { return p.Base + ".warm" }
+
+// Take makes dst a clone of the base: the ready one, if there is one that fits
+// the base as it is now, or else a copy made on the spot. Of two takers one
+// gets the ready one. Errors are those of Clone.
+func (p Pool) Take(ctx context.Context, dst string) error {
+	if p.fits() {
+		// RENAME_NOREPLACE: a disk that is there already is never overwritten.
+		err := unix.Renameat2(unix.AT_FDCWD, p.warm(), unix.AT_FDCWD, dst, unix.RENAME_NOREPLACE)
+		switch {
+		case err == nil:
+			return nil
+		case errors.Is(err, unix.EEXIST):
+			return fault(exists(dst), "clone disk", dst, 0)
+		}
+		// Taken meanwhile, another file system, or one without the flag: copy.
+	}
+	return Clone(ctx, p.Base, dst)
+}
+
+// Refill makes a clone ready if there is none that fits the base. It copies:
+// call it when nobody waits.
+func (p Pool) Refill(ctx context.Context) error {
+	if p.fits() {
+		return nil
+	}
+	if err := p.Drop(); err != nil {
+		return err
+	}
+	st, err := os.Stat(p.Base)
+	if err != nil {
+		return fault(err, "clone disk", p.Base, 0)
+	}
+	err = cloneFile(ctx, p.Base, p.warm(), func(f *os.File) error {
+		// The base's time marks of what the clone was made; it is set before the
+		// clone has a name.
+		t := unix.NsecToTimeval(st.ModTime().UnixNano())
+		return unix.Futimes(int(f.Fd()), []unix.Timeval{t, t})
+	})
+	if errors.Is(err, mvm.ErrExists) {
+		return nil // somebody else refilled it
+	}
+	return err
+}
+
+// Drop removes the ready clone, if there is one.
+func (p Pool) Drop() error {
+	if err := os.Remove(p.warm()); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fault(err, "remove disk", p.warm(), 0)
+	}
+	return nil
+}
+
+// fits reports whether there is a ready clone of the base as it is now.
+func (p Pool) fits() bool {
+	base, err := os.Stat(p.Base)
+	if err != nil {
+		return false
+	}
+	warm, err := os.Lstat(p.warm())
+	return err == nil && warm.Mode().IsRegular() && warm.Size() == base.Size() &&
+		warm.ModTime().Equal(base.ModTime().Truncate(time.Microsecond))
+}
