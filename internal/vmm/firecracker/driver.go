@@ -105,12 +105,19 @@ func (d *Driver) spec(l vmm.Launch, r vmm.Rendered) supervisor.Spec {
 	}
 }
 
-// undo ends a VMM that did not come up, whatever became of the caller's
-// context, and keeps the first error.
+// undo ends a VMM that did not come up and its supervisor, whatever became of
+// the caller's context, and keeps the first error.
 func (m *machine) undo(first error) error {
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 	defer cancel()
-	if err := m.Kill(ctx, 0); err != nil {
+	err := m.Kill(ctx, 0)
+	if err == nil { // the supervisor has its own end to write down; it is not hurried at first
+		soon, cancel := context.WithTimeout(ctx, 2*time.Second)
+		_ = proc.WaitExit(soon, m.handle.Supervisor)
+		cancel()
+		err = proc.Kill(ctx, m.handle.Supervisor, 0)
+	}
+	if err != nil {
 		return fmt.Errorf("%w (and it could not be ended: %v)", first, err)
 	}
 	return first

@@ -2,10 +2,15 @@ package firecracker
 
 import (
 	"context"
+	"fmt"
 	"net"
+	"os"
 	"runtime"
+	"strconv"
 	"strings"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/mvmctl/mvm"
 	"github.com/mvmctl/mvm/internal/proc"
@@ -59,9 +64,24 @@ func (m *machine) Wait(ctx context.Context) (vmm.Exit, error) {
 }
 
 // Kill implements vmm.Machine. Firecracker has no handler for SIGTERM: it ends
-// at once, and with it the guest.
+// at once, and with it the guest. Unless whoever started it ignored the signal,
+// which a process inherits: then there is nothing to wait for.
 func (m *machine) Kill(ctx context.Context, grace time.Duration) error {
+	if ignoresTERM(m.handle.VMM.PID) {
+		grace = 0
+	}
 	return proc.Kill(ctx, m.handle.VMM, grace)
+}
+
+// ignoresTERM looks into SigIgn of /proc/PID/status (proc(5)).
+func ignoresTERM(pid int) bool {
+	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+	if err != nil {
+		return false
+	}
+	_, rest, _ := strings.Cut(string(data), "\nSigIgn:")
+	mask, err := strconv.ParseUint(strings.Fields(rest + " 0")[0], 16, 64)
+	return err == nil && mask&(1<<(unix.SIGTERM-1)) != 0
 }
 
 // Close implements vmm.Machine. Nothing is held: each request has a connection
