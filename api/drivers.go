@@ -4,12 +4,16 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"path/filepath"
 	"time"
 
 	"github.com/mvmctl/mvm"
 	"github.com/mvmctl/mvm/internal/proc"
 	"github.com/mvmctl/mvm/internal/store"
+	"github.com/mvmctl/mvm/internal/supervisor"
 	"github.com/mvmctl/mvm/internal/vmm"
+	"github.com/mvmctl/mvm/internal/vmm/firecracker"
+	"github.com/mvmctl/mvm/internal/vmm/qemu"
 )
 
 // chooseDriver picks the hypervisor that really works here: Firecracker where
@@ -31,9 +35,9 @@ func (c *core) chooseDriver(ctx context.Context, st *store.Store, want, binPath,
 	case "qemu":
 		p := qm.Probe(ctx)
 		return qm, p, nil, unusable(qm.Name(), p)
-	case "auto":
-	default:
-		return nil, vmm.Probe{}, nil, mvm.Errorf(mvm.ErrInvalid, "%s is not a hypervisor", mvm.Quote(want)).WithHint("use auto, firecracker or qemu")
+	}
+	if err := validateHypervisor(want); err != nil { // it may come from a setting
+		return nil, vmm.Probe{}, nil, err
 	}
 	fp := fc.Probe(ctx)
 	if fp.Usable {
@@ -56,6 +60,14 @@ func (c *core) chooseDriver(ctx context.Context, st *store.Store, want, binPath,
 	}
 	c.noticeOnce(ctx, "hypervisor", "using QEMU "+qp.Version+" with "+accel+why)
 	return qm, qp, nil, nil
+}
+
+func validateHypervisor(name string) error {
+	switch name {
+	case "", "auto", "firecracker", "qemu":
+		return nil
+	}
+	return mvm.Errorf(mvm.ErrInvalid, "%s is not a hypervisor", mvm.Quote(name)).WithHint("use auto, firecracker or qemu")
 }
 
 func fatal(p vmm.Probe) *vmm.Problem {
@@ -115,15 +127,11 @@ func (c *core) killVMM(ctx context.Context, vmID string, grace time.Duration) er
 	// Twice: a supervisor that was just about to start its VMM shows no VMM yet.
 	var errs []error
 	for range 2 {
-		ids, err := proc.FindByArg(vmID)
+		ids, err := proc.FindByArg(supervisor.Token(vmID))
 		if err != nil {
 			return err
 		}
-		self := proc.Self()
 		for _, id := range ids {
-			if id.PID == self.PID {
-				continue
-			}
 			errs = append(errs, proc.Kill(ctx, id, grace))
 		}
 	}
@@ -143,4 +151,14 @@ func (p *vmPlan) recordHandle() error {
 		it.RelayPID = &relay
 	}
 	return nil
+}
+
+func (c *core) launcher() supervisor.Launcher { return supervisor.Launcher{Exe: c.cfg.Executable} }
+
+func (c *core) qemu() vmm.Driver {
+	return qemu.New(qemu.Options{Launcher: c.launcher(), CacheDir: c.paths.cache, Runner: c.runner})
+}
+
+func (c *core) firecracker(binary string) vmm.Driver {
+	return firecracker.New(firecracker.Options{Binary: binary, Cache: filepath.Join(c.paths.cache, "firecracker.version"), Runner: c.runner, Launcher: c.launcher()})
 }

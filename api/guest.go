@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"net"
-	"os"
 	"path/filepath"
 	"strings"
 	"time"
@@ -14,6 +13,7 @@ import (
 
 	"github.com/mvmctl/mvm"
 	"github.com/mvmctl/mvm/internal/guest"
+	"github.com/mvmctl/mvm/internal/key"
 	"github.com/mvmctl/mvm/internal/store"
 	"github.com/mvmctl/mvm/internal/vmm"
 )
@@ -311,13 +311,9 @@ func (c *core) netLogin(vm *mvm.VMInstanceItem, inv *inventory, in SSHInput) (gu
 		}
 	}
 	for _, f := range files {
-		data, err := os.ReadFile(f)
+		signer, err := key.LoadSigner(f)
 		if err != nil {
-			return l, mvm.Errorf(mvm.ErrUnavailable, "the private key cannot be read: %w", err).WithHint("name another with --key")
-		}
-		signer, err := ssh.ParsePrivateKey(data)
-		if err != nil {
-			return l, mvm.Errorf(mvm.ErrInvalid, "%s is not a private key that can be used: %w", f, err).WithHint("name another with --key; keys with a passphrase are not supported here")
+			return l, err
 		}
 		l.Signers = append(l.Signers, signer)
 	}

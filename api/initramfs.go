@@ -4,9 +4,6 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
-	"errors"
-	"fmt"
-	"io/fs"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -18,41 +15,21 @@ import (
 	"github.com/mvmctl/mvm/internal/kernel"
 )
 
-// initramfsPath names the shared initramfs for a kernel and this build of mvm.
-// The name is made from what costs nothing to look at, so that a create need
-// not read and hash the agent and the modules each time.
-func (c *core) initramfsPath(k *mvm.KernelItem) (string, error) {
-	fi, err := os.Stat(c.cfg.Executable)
-	if err != nil {
-		return "", mvm.Errorf(mvm.ErrUnavailable, "cannot look at this program: %w", err)
-	}
-	sum := sha256.Sum256(fmt.Appendf(nil, "%s %s %d %d %s", k.ID, c.cfg.Executable, fi.Size(), fi.ModTime().UnixNano(), Version))
-	return filepath.Join(c.paths.initramfs(), "for-"+hex.EncodeToString(sum[:8])+".cpio"), nil
-}
-
-// buildInitramfs makes the shared initramfs at path if it is not there.
-func (c *core) buildInitramfs(ctx context.Context, k *mvm.KernelItem, path string) error {
-	if _, err := os.Stat(path); err == nil {
-		return nil
-	}
+// buildInitramfs returns the shared initramfs for a kernel and the file system of
+// a root, which is made if it is not there.
+func (c *core) buildInitramfs(ctx context.Context, k *mvm.KernelItem, fsType string) (string, error) {
 	agent, err := c.agentFile()
 	if err != nil {
-		return err
+		return "", err
 	}
 	spec := initramfs.BaseSpec{Agent: agent, Dir: c.paths.initramfs()}
 	if k.ModulesPath != "" {
-		if spec.Modules, err = kernel.BootModules(c.paths.abs(k.ModulesPath)); err != nil {
-			return mvm.Wrap(err, "read the modules of kernel", k.Name)
+		if spec.Modules, err = kernel.BootModules(c.paths.abs(k.ModulesPath), fsType); err != nil {
+			return "", mvm.Wrap(err, "read the modules of kernel", k.Name)
 		}
 	}
 	base, err := initramfs.Base(ctx, spec)
-	if err != nil {
-		return mvm.Wrap(err, "build the initramfs for kernel", k.Name)
-	}
-	if err := os.Link(base, path); err != nil && !errors.Is(err, fs.ErrExist) {
-		return mvm.Errorf(mvm.ErrUnavailable, "cannot name the initramfs: %w", err)
-	}
-	return nil
+	return base, mvm.Wrap(err, "build the initramfs for kernel", k.Name)
 }
 
 // agentFile returns the program that goes into guests: the agent that was built

@@ -7,6 +7,8 @@ import (
 	"os"
 	"path/filepath"
 
+	"golang.org/x/crypto/ssh"
+
 	"github.com/mvmctl/mvm"
 	"github.com/mvmctl/mvm/internal/key"
 	"github.com/mvmctl/mvm/internal/store"
@@ -46,18 +48,24 @@ func (c *core) createKey(ctx context.Context, st *store.Store, in KeyCreateInput
 			}
 		}
 	}
-	pair, err := key.Generate(key.Algorithm(firstOf(in.Algorithm, string(key.Ed25519))), in.Bits, firstOf(in.Comment, "mvm:"+in.Name))
+	kind := key.Kind(firstOf(in.Algorithm, string(key.ED25519)))
+	pair, err := key.Generate(kind, in.Bits, firstOf(in.Comment, "mvm:"+in.Name))
 	if err != nil {
 		return nil, err
 	}
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, mvm.Errorf(mvm.ErrUnavailable, "cannot make the directory for keys: %w", err)
 	}
-	if err := pair.Write(private); err != nil {
+	if in.Overwrite {
+		if err := errors.Join(removeFile(private), removeFile(private+".pub")); err != nil {
+			return nil, err
+		}
+	}
+	if err := pair.Save(private); err != nil {
 		return nil, err
 	}
 	item := &mvm.SSHKeyItem{
-		ID: newID(), Name: in.Name, Fingerprint: pair.Fingerprint(), Algorithm: string(pair.Algorithm), Comment: pair.Comment,
+		ID: newID(), Name: in.Name, Fingerprint: ssh.FingerprintSHA256(pair.Public.Key), Algorithm: string(kind), Comment: pair.Public.Comment,
 		PublicKeyPath: private + ".pub", PrivateKeyPath: &private, IsDefault: in.SetDefault, IsPresent: true, CreatedAt: now(), UpdatedAt: now(),
 	}
 	if old != nil {
@@ -126,11 +134,11 @@ func newIdentity(name string) (vmIdentity, error) {
 		{"mvm-agent@" + name, &id.AgentKey, &id.AgentPublic},
 		{"mvm-host@" + name, &id.ClientKey, &id.ClientPublic},
 	} {
-		pair, err := key.Generate(key.Ed25519, 0, k.comment)
+		pair, err := key.Generate(key.ED25519, 0, k.comment)
 		if err != nil {
 			return id, err
 		}
-		*k.private, *k.public = string(pair.PrivatePEM), pair.PublicLine
+		*k.private, *k.public = string(pair.Private), pair.Public.Line()
 	}
 	return id, nil
 }

@@ -48,14 +48,7 @@ func (o *NetworkOperation) Inspect(ctx context.Context, in NetworkInput) (*Netwo
 	if err != nil {
 		return nil, err
 	}
-	seen, err := o.core.observeNetwork(ctx, st, n)
-	if err != nil {
-		return nil, err
-	}
-	out := &NetworkInspect{Network: n, Leases: n.Leases, Rules: []*mvm.FirewallRule{}, VMs: []string{}}
-	for i := range seen.Rules {
-		out.Rules = append(out.Rules, &seen.Rules[i])
-	}
+	out := &NetworkInspect{Network: n, Leases: n.Leases, Rules: n.IPTablesRules, VMs: []string{}}
 	vms, err := st.ListVMs(ctx)
 	if err != nil {
 		return nil, err
@@ -187,6 +180,10 @@ func (c *core) observeNetwork(ctx context.Context, st *store.Store, n *mvm.Netwo
 		return seen, mvm.Wrap(err, "look at network", n.Name)
 	}
 	n.BridgeActive = seen.Active()
+	n.IPTablesRules = []*mvm.FirewallRule{}
+	for i := range seen.Rules {
+		n.IPTablesRules = append(n.IPTablesRules, &seen.Rules[i])
+	}
 	return seen, nil
 }
 

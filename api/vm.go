@@ -15,7 +15,8 @@ type VMInput struct {
 	Identifiers []string
 	Force       bool          // stop, reboot, remove: do not ask the guest
 	Timeout     time.Duration // stop: for the guest to shut down; 0 takes settings.vm stop_timeout_sec
-	Wait        WaitFor       // start: what to wait for
+	Wait        WaitFor       // start, reboot: what to wait for
+	WaitLimit   time.Duration // start, reboot: for Wait; 0 takes settings.vm ready_timeout_sec
 }
 
 // WaitFor says what create and start wait for after the VM runs.

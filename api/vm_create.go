@@ -9,6 +9,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/mvmctl/mvm"
+	"github.com/mvmctl/mvm/internal/host"
 	"github.com/mvmctl/mvm/internal/op"
 	"github.com/mvmctl/mvm/internal/store"
 )
@@ -52,12 +53,15 @@ func (o *VMOperation) Create(ctx context.Context, in VMCreateInput, opts ...Opti
 			one := in
 			one.Name = name
 			res, err := o.createOne(ctx, one, options(opts).progress)
-			results[i], errs[i] = res, mvm.Wrap(err, "create VM", name)
+			results[i], errs[i] = res, err
+			if err != nil && one.validate() == nil { // what is wrong with the input names itself
+				errs[i] = mvm.Wrap(err, "create VM", name)
+			}
 			return errs[i]
 		})
 	}
 	firstErr := g.Wait()
-	out := &VMCreateResult{VMs: []*mvm.VMInstanceItem{}}
+	out := &VMCreateResult{VMs: []*mvm.VMInstanceItem{}, Timings: []Timing{}}
 	batch := mvm.Batch[*mvm.VMInstanceItem]{}
 	for i, r := range results {
 		if r != nil {
@@ -81,10 +85,7 @@ func (o *VMOperation) Create(ctx context.Context, in VMCreateInput, opts ...Opti
 
 func (o *VMOperation) createOne(ctx context.Context, in VMCreateInput, progress mvm.ProgressFunc) (*VMCreateResult, error) {
 	c, begin := o.core, time.Now()
-	if err := mvm.ValidateName("VM", in.Name); err != nil {
-		return nil, err
-	}
-	if err := validateWait(in.Wait); err != nil {
+	if err := in.validate(); err != nil {
 		return nil, err
 	}
 	st, err := c.open(ctx)
@@ -95,20 +96,11 @@ func (o *VMOperation) createOne(ctx context.Context, in VMCreateInput, progress 
 	if err != nil {
 		return nil, err
 	}
-	firstUse := len(inv.networks) == 0
-	if firstUse { // an empty machine: plan on the network that will be made
-		if inv, err = c.withDefaults(ctx, st, inv); err != nil {
-			return nil, err
-		}
-	}
 	p, err := c.planCreate(ctx, st, inv, in)
 	if err != nil {
 		return nil, err
 	}
-	if err := requireRoot("creating a VM", "vm", "create", in.Name); err != nil {
-		return nil, err
-	}
-	if err := c.buildInitramfs(ctx, p.kernel, p.initrd); err != nil {
+	if p.initrd, err = c.buildInitramfs(ctx, p.kernel, p.image.FSType); err != nil {
 		return nil, err
 	}
 	planned := time.Now()
@@ -151,16 +143,35 @@ func (p *vmPlan) commitRunning(ctx context.Context, tx *store.Tx, cause string) 
 	return tx.AppendEvent(ctx, event(p.item, "state", from, cause))
 }
 
-// withDefaults returns the inventory of a machine on which nothing was made yet,
-// after making the default network, and a key where there is none.
-func (c *core) withDefaults(ctx context.Context, st *store.Store, inv *inventory) (*inventory, error) {
-	if _, _, err := c.defaultNetwork(ctx, st); err != nil {
-		return nil, err
+// validate refuses what can never work, whatever the machine has.
+func (in VMCreateInput) validate() error {
+	if err := mvm.ValidateName("VM", in.Name); err != nil {
+		return err
 	}
-	if len(inv.keys) == 0 {
-		if _, _, err := c.defaultKey(ctx, st); err != nil {
-			return nil, err
+	if in.RequestedMAC != "" {
+		if _, err := mvm.ParseGuestMAC(in.RequestedMAC); err != nil {
+			return err
 		}
 	}
-	return loadInventory(ctx, st)
+	if in.VCPUCount != nil {
+		if err := mvm.ValidateVCPUs(*in.VCPUCount); err != nil {
+			return err
+		}
+	}
+	if in.MemSizeMiB != nil {
+		if err := mvm.ValidateMem(*in.MemSizeMiB, host.MemTotalMiB()); err != nil {
+			return err
+		}
+	}
+	if in.DiskSize != "" {
+		if _, err := mvm.ParseSize(in.DiskSize); err != nil {
+			return err
+		}
+	}
+	for _, err := range []error{mvm.ValidateBootArgs(in.LSMFlags), mvm.ValidateBootArgs(in.BootArgs), validateHypervisor(in.Hypervisor), validateCloudInit(in.CloudInitMode), validateWait(in.Wait)} {
+		if err != nil {
+			return err
+		}
+	}
+	return nil
 }

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/mvmctl/mvm"
+	"github.com/mvmctl/mvm/internal/guest"
 	"github.com/mvmctl/mvm/internal/op"
 	"github.com/mvmctl/mvm/internal/store"
 	"github.com/mvmctl/mvm/internal/vmm"
@@ -51,7 +52,7 @@ func (o *VMOperation) Start(ctx context.Context, in VMInput, opts ...Option) (mv
 			return nil
 		}
 		progress.Send("boot", "waiting for "+vm.Name+" to be "+string(in.Wait))
-		return o.core.waitFor(ctx, vm, in.Wait, in.Timeout)
+		return o.core.waitFor(ctx, vm, in.Wait, in.WaitLimit)
 	})
 }
 
@@ -72,7 +73,7 @@ func (c *core) start(ctx context.Context, st *store.Store, vm *mvm.VMInstanceIte
 	if err != nil {
 		return err
 	}
-	if err := c.buildInitramfs(ctx, p.kernel, p.initrd); err != nil {
+	if p.initrd, err = c.buildInitramfs(ctx, p.kernel, p.image.FSType); err != nil {
 		return err
 	}
 	undo, err := json.Marshal(claimed{vm.Status})
@@ -208,4 +209,91 @@ func refusal(v mvm.Verb, vm *mvm.VMInstanceItem) error {
 		hint = "stop it with 'mvm vm stop " + vm.Name + "'"
 	}
 	return mvm.Errorf(mvm.ErrConflict, "it is %s; it has to be %s", vm.Status, names).WithHint("%s", hint)
+}
+
+// Pause stops the vCPUs of running VMs; their memory stays.
+func (o *VMOperation) Pause(ctx context.Context, in VMInput, _ ...Option) (mvm.Batch[*mvm.VMInstanceItem], error) {
+	return o.each(ctx, "pause VM", in, func(ctx context.Context, _ *store.Store, vm *mvm.VMInstanceItem) error {
+		return o.core.pauser(ctx, vm, mvm.VerbPause, mvm.StatusPaused, vmm.Pauser.Pause)
+	})
+}
+
+// Resume has paused VMs go on.
+func (o *VMOperation) Resume(ctx context.Context, in VMInput, _ ...Option) (mvm.Batch[*mvm.VMInstanceItem], error) {
+	return o.each(ctx, "resume VM", in, func(ctx context.Context, _ *store.Store, vm *mvm.VMInstanceItem) error {
+		return o.core.pauser(ctx, vm, mvm.VerbResume, mvm.StatusRunning, vmm.Pauser.Resume)
+	})
+}
+
+func (c *core) pauser(ctx context.Context, vm *mvm.VMInstanceItem, verb mvm.Verb, success mvm.VMStatus, do func(vmm.Pauser, context.Context) error) error {
+	if err := requireRoot("this", "vm", string(verb), vm.Name); err != nil {
+		return err
+	}
+	if !mvm.TransitionOf(verb).Allows(vm.Status) {
+		return refusal(verb, vm)
+	}
+	return c.withClaim(ctx, vm, verb, success, string(verb)+"d as asked", func(ctx context.Context) error {
+		m, err := c.attach(ctx, vm)
+		if err != nil {
+			return err
+		}
+		defer func() { _ = m.Close() }()
+		p, ok := m.(vmm.Pauser)
+		if !ok {
+			return mvm.Errorf(mvm.ErrUnsupported, "%s cannot %s a VM", vm.Hypervisor, verb).WithHint("use another --hypervisor")
+		}
+		if err := do(p, ctx); err != nil {
+			return err
+		}
+		if verb == mvm.VerbResume {
+			c.setClock(ctx, vm, m)
+		}
+		return nil
+	})
+}
+
+// setClock sets the guest's clock, which stood still while it was paused. A guest
+// without an agent has to do that itself.
+func (c *core) setClock(ctx context.Context, vm *mvm.VMInstanceItem, m vmm.Machine) {
+	if !vm.HasAgent {
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
+	defer cancel()
+	login, err := c.agentLogin(vm)
+	if err != nil {
+		return
+	}
+	client, err := guest.Dial(ctx, c.dialAgent(vm, m), login)
+	if err != nil {
+		return
+	}
+	defer func() { _ = client.Close() }()
+	_ = client.SetTime(ctx, time.Now()) // its own time service may do it later
+}
+
+// Reboot stops and starts VMs; name, addresses and disk stay.
+func (o *VMOperation) Reboot(ctx context.Context, in VMInput, opts ...Option) (mvm.Batch[*mvm.VMInstanceItem], error) {
+	if err := validateWait(in.Wait); err != nil {
+		return mvm.Batch[*mvm.VMInstanceItem]{}, err
+	}
+	progress := options(opts).progress
+	return o.each(ctx, "reboot VM", in, func(ctx context.Context, st *store.Store, vm *mvm.VMInstanceItem) error {
+		if err := requireRoot("rebooting a VM", "vm", "reboot", vm.Name); err != nil {
+			return err
+		}
+		if !mvm.TransitionOf(mvm.VerbReboot).Allows(vm.Status) {
+			return refusal(mvm.VerbReboot, vm)
+		}
+		progress.Send("stop", "stopping "+vm.Name)
+		if err := o.core.endVM(ctx, st, vm, in, "stopped to be rebooted"); err != nil {
+			return err
+		}
+		progress.Send("start", "starting "+vm.Name)
+		if err := o.core.start(ctx, st, vm, "rebooted"); err != nil || in.Wait == WaitNone {
+			return err
+		}
+		progress.Send("boot", "waiting for "+vm.Name+" to be "+string(in.Wait))
+		return o.core.waitFor(ctx, vm, in.Wait, in.WaitLimit)
+	})
 }

@@ -30,7 +30,7 @@ func newID() string {
 	return hex.EncodeToString(b)
 }
 
-func now() string { return time.Now().UTC().Format(time.RFC3339) }
+func now() string { return time.Now().UTC().Format("2006-01-02T15:04:05.000Z") }
 
 // vmPlan is everything about a VM that is to be started, chosen before the
 // first side effect. One builder makes it for every path that starts a VM.
@@ -55,7 +55,8 @@ type vmPlan struct {
 }
 
 // planCreate resolves what a user asked for into a plan, or says what is wrong
-// with it. It has no side effect.
+// with it. It has no side effect but on an empty machine, which gets its default
+// network and key.
 func (c *core) planCreate(ctx context.Context, st *store.Store, inv *inventory, in VMCreateInput) (*vmPlan, error) {
 	set := inv.set
 	p := &vmPlan{c: c, set: set, noAgent: in.NoAgent}
@@ -72,9 +73,9 @@ func (c *core) planCreate(ctx context.Context, st *store.Store, inv *inventory, 
 	lsm, args := firstOf(in.LSMFlags, set.str("defaults.vm", "lsm_flags")), firstOf(in.BootArgs, set.str("defaults.vm", "boot_args"))
 	item.LSMFlags, item.BootArgs = optional(lsm), optional(args)
 	item.SSHUser = optional(firstOf(in.User, set.str("defaults.vm", "ssh_user")))
-	for _, err := range []error{
-		mvm.ValidateName("VM", in.Name), mvm.ValidateVCPUs(item.VCPUCount), mvm.ValidateMem(item.MemSizeMiB, host.MemTotalMiB()),
-		mvm.ValidateBootArgs(lsm), mvm.ValidateBootArgs(args), validateUser(*item.SSHUser), validateCloudInit(in.CloudInitMode),
+	for _, err := range []error{ // again: these may come from settings
+		mvm.ValidateVCPUs(item.VCPUCount), mvm.ValidateMem(item.MemSizeMiB, host.MemTotalMiB()),
+		mvm.ValidateBootArgs(lsm), mvm.ValidateBootArgs(args), validateUser(*item.SSHUser),
 	} {
 		if err != nil {
 			return nil, err
@@ -82,10 +83,12 @@ func (c *core) planCreate(ctx context.Context, st *store.Store, inv *inventory, 
 	}
 	for _, resolve := range []func() error{
 		func() error { return p.resolveAssets(inv, in) },
-		func() error { return p.resolveKeys(inv, in.SSHKeys) },
-		func() error { return p.resolveNetwork(inv, in) },
 		func() error { return p.resolveDisk(in.DiskSize) },
 		func() (err error) { return p.resolveDriver(ctx, st, in) },
+		func() error { return requireRoot("creating a VM", "vm", "create", in.Name) },
+		func() error { return c.firstUse(ctx, st, inv) },
+		func() error { return p.resolveKeys(inv, in.SSHKeys) },
+		func() error { return p.resolveNetwork(inv, in) },
 	} {
 		if err := resolve(); err != nil {
 			return nil, err
@@ -110,13 +113,27 @@ func (p *vmPlan) finish() error {
 	it.APISocketPath, it.ConfigPath = filepath.Join(dir, files.API), filepath.Join(dir, files.Config)
 	it.LogPath, it.SerialOutputPath = optional(filepath.Join(dir, files.Log)), optional(filepath.Join(dir, files.Console))
 	it.RelaySocketPath = optional(filepath.Join(dir, files.ConsoleSocket))
-	initrd, err := p.c.initramfsPath(p.kernel)
-	if err != nil {
-		return err
-	}
-	p.initrd = initrd
-	_, err = p.driver.Render(p.launch())
+	_, err := p.driver.Render(p.launch())
 	return err
+}
+
+// firstUse makes what an empty machine lacks and a VM needs.
+func (c *core) firstUse(ctx context.Context, st *store.Store, inv *inventory) error {
+	if len(inv.keys) == 0 {
+		k, _, err := c.defaultKey(ctx, st)
+		if err != nil {
+			return err
+		}
+		inv.keys = append(inv.keys, k)
+	}
+	if len(inv.networks) == 0 {
+		n, _, err := c.defaultNetwork(ctx, st)
+		if err != nil {
+			return err
+		}
+		inv.networks = append(inv.networks, n)
+	}
+	return nil
 }
 
 func (p *vmPlan) launch() vmm.Launch {

@@ -58,11 +58,6 @@ func (c *core) planStart(ctx context.Context, st *store.Store, inv *inventory, v
 func (p *vmPlan) finishStart() error {
 	p.item.Accel = p.probe.Accel
 	p.item.TapDevice = network.TapName(p.item.ID)
-	initrd, err := p.c.initramfsPath(p.kernel)
-	if err != nil {
-		return err
-	}
-	p.initrd = initrd
-	_, err = p.driver.Render(p.launch())
+	_, err := p.driver.Render(p.launch())
 	return err
 }

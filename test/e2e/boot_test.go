@@ -5,6 +5,7 @@ import (
 	"io"
 	"net"
 	"net/netip"
+	"os"
 	"strings"
 	"testing"
 
@@ -143,8 +144,7 @@ func TestHostRebootIsMended(t *testing.T) {
 
 // TestDebianImage boots the systemd image that users get by default.
 func TestDebianImage(t *testing.T) {
-	m := newMachine(t)
-	m.debian()
+	m := newMachine(t, "debian:12")
 	m.must("vm", "create", "deb", "--image", "debian:12", "--mem", "512", "--disk-size", "2G", "--wait=ssh")
 	if got := m.ssh("deb", ". /etc/os-release; echo $VERSION_CODENAME $(cat /proc/1/comm)"); got != "bookworm systemd" {
 		t.Errorf("the guest is %q", got)
@@ -159,4 +159,37 @@ func TestDebianImage(t *testing.T) {
 		t.Errorf("root has the password %q", got)
 	}
 	m.must("vm", "stop", "deb")
+}
+
+// TestHostileTree has a guest lay traps in its own root for what is written into
+// it at boot: links that lead out of the root, and to files that must not change.
+// What is written stays in the root, and the host's files are as they were.
+func TestHostileTree(t *testing.T) {
+	m := newMachine(t)
+	m.must("vm", "create", "trap", "--image", "tiny", "--mem", "256", "--wait")
+	victims := []string{"/etc/passwd", "/etc/hostname", "/etc/hosts", "/etc/machine-id"}
+	before := map[string]string{}
+	for _, f := range victims {
+		data, err := os.ReadFile(f)
+		if err == nil {
+			before[f] = string(data)
+		}
+	}
+	passwd := m.ssh("trap", "cat /etc/passwd")
+	m.ssh("trap", `rm -f /var/lib/mvm/instance-id /etc/hostname /etc/hosts &&
+		ln -s /etc/passwd /etc/hostname && ln -s ../../../../../etc/passwd /etc/hosts &&
+		rm -rf /root/.ssh && mkdir /tmp/elsewhere && rm -f /etc/machine-id && mkfifo /etc/machine-id && sync`)
+	m.must("vm", "stop", "trap")
+	m.must("vm", "start", "trap", "--wait")
+	if got := m.ssh("trap", "cat /etc/passwd"); got != passwd {
+		t.Errorf("the guest's /etc/passwd was written through a link:\n%s", got)
+	}
+	if got := m.ssh("trap", "cat /etc/hostname; test -L /etc/hostname && echo link"); got != "trap" {
+		t.Errorf("/etc/hostname is %q", got)
+	}
+	for f, was := range before {
+		if data, err := os.ReadFile(f); err != nil || string(data) != was {
+			t.Errorf("the host's %s changed (%v)", f, err)
+		}
+	}
 }

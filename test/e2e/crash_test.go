@@ -1,12 +1,14 @@
 package e2e
 
 import (
+	"context"
 	"os"
 	"path/filepath"
 	"strconv"
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 )
 
 func kill9(t *testing.T, pid int) {
@@ -147,4 +149,37 @@ func TestManyWantOneName(t *testing.T) {
 	if all := m.vms(); len(all) != 1 || all[0].IPv4 != "172.27.0.50" {
 		t.Errorf("the VMs are %+v", all)
 	}
+}
+
+// TestInterrupted sends SIGINT to creates at various moments: each leaves the VM
+// whole or nothing at all.
+func TestInterrupted(t *testing.T) {
+	m := newMachine(t)
+	m.must("init", "--non-interactive")
+	before := m.listing()
+	gone := 0
+	for delay := 5 * time.Millisecond; delay < 300*time.Millisecond; delay *= 2 {
+		ctx, cancel := context.WithTimeout(t.Context(), patience)
+		cmd := m.command(ctx, nil, "vm", "create", "victim", "--image", "tiny", "--mem", "128")
+		var err error
+		m.ns.Do(func() { err = cmd.Start() })
+		if err != nil {
+			t.Fatal(err)
+		}
+		timer := time.AfterFunc(delay, func() { _ = cmd.Process.Signal(os.Interrupt) })
+		_ = cmd.Wait()
+		timer.Stop()
+		cancel()
+		switch vms := m.vms(); len(vms) {
+		case 0:
+			gone++
+		default:
+			if vms[0].Status != "running" {
+				t.Errorf("after SIGINT at %s the VM is %s", delay, vms[0].Status)
+			}
+			m.must("vm", "rm", "--force", "victim")
+		}
+		m.sameListing(before)
+	}
+	t.Logf("%d of the creates were taken back", gone)
 }

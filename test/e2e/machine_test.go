@@ -35,12 +35,18 @@ type machine struct {
 	env    []string
 }
 
-// newMachine makes a machine; the test is skipped where no VM can run.
-func newMachine(t *testing.T) *machine {
+// newMachine makes a machine, with more images if some are named; the test is
+// skipped where no VM can run.
+func newMachine(t *testing.T, images ...string) *machine {
 	t.Helper()
 	testenv.Require(t, "root", "netns", "qemu", "apt", "e2fsprogs")
-	m := &machine{t: t, ns: nettest.NewNamespace(t), bin: binary(t), cache: t.TempDir(), config: t.TempDir()}
-	copyTree(t, assets(t), m.cache)
+	m := &machine{t: t, bin: binary(t), cache: t.TempDir(), config: t.TempDir()}
+	from := assets(t)
+	for _, ref := range images {
+		prepare(t, from, "image", "build", ref)
+	}
+	m.ns = nettest.NewNamespace(t)
+	copyTree(t, from, m.cache)
 	t.Cleanup(func() { // whatever the test left running
 		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 		defer cancel()
@@ -95,17 +101,23 @@ var assets = func() func(*testing.T) string {
 		t.Helper()
 		once.Do(func() {
 			dir = filepath.Join(shared, "cache")
-			for _, args := range [][]string{{"kernel", "pull", "debian"}, {"image", "build", "tiny"}} {
-				cmd := exec.Command(binary(t), args...)
-				cmd.Env = append(os.Environ(), "MVM_CACHE_DIR="+dir, "MVM_CONFIG_DIR="+filepath.Join(shared, "config"))
-				if out, err := cmd.CombinedOutput(); err != nil {
-					t.Fatalf("mvm %s: %v\n%s", strings.Join(args, " "), err, out)
-				}
-			}
+			prepare(t, dir, "kernel", "pull", "debian")
+			prepare(t, dir, "image", "build", "tiny")
 		})
 		return dir
 	}
 }()
+
+// prepare runs mvm on the cache that all tests share, in the host's own network:
+// packages come from there.
+func prepare(t *testing.T, cache string, args ...string) {
+	t.Helper()
+	cmd := exec.Command(binary(t), args...)
+	cmd.Env = append(os.Environ(), "MVM_CACHE_DIR="+cache, "MVM_CONFIG_DIR="+filepath.Join(shared, "config"))
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("mvm %s: %v\n%s", strings.Join(args, " "), err, out)
+	}
+}
 
 // copyTree copies a cache: large files as hard links, for they are never
 // changed, and the database as a file of its own.

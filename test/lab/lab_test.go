@@ -46,6 +46,7 @@ mount -t tmpfs tmp /dev/shm
 mount -t cgroup2 cgroup /sys/fs/cgroup
 for m in $(cat /modules/list); do insmod /modules/$m || echo "lab: module $m failed"; done
 ip link set lo up
+tunctl -t lab0
 cd /tmp
 %s
 echo "lab: exit $?"
@@ -165,14 +166,14 @@ func nestedInitrd(t *testing.T, dest, test, modules string) {
 		w.Dir("/proc", 0o755)
 		w.Dir("/sys", 0o755)
 		addFile(t, w, "/init", test)
-		addModules(t, w, order(t, modules, "virtio_pci", "virtio_mmio", "virtio_blk", "virtio_rng", "vmw_vsock_virtio_transport"))
+		addModules(t, w, order(t, modules, "virtio_pci", "virtio_mmio", "virtio_blk", "virtio_net", "virtio_rng", "vmw_vsock_virtio_transport"))
 	})
 }
 
 func labInitrd(t *testing.T, dest, modules string, files map[string]string) {
 	t.Helper()
 	script := fmt.Sprintf(labInit, "MVM_TEST_FIRECRACKER=/lab/firecracker MVM_TEST_KERNEL=/lab/vmlinux MVM_TEST_INITRD=/lab/initrd "+
-		"MVM_TEST_REQUIRE=root,kvm,firecracker /lab/test -test.v -test.count=1 -test.run Real -test.timeout 15m")
+		"MVM_TEST_TAP=lab0 MVM_TEST_REQUIRE=root,kvm,firecracker /lab/test -test.v -test.count=1 -test.run Real -test.timeout 15m")
 	archive(t, dest, func(w *initramfs.Writer) {
 		for _, dir := range []string{"/bin", "/dev", "/proc", "/sys", "/tmp", "/lab"} {
 			w.Dir(dir, 0o755)
