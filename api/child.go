@@ -11,18 +11,20 @@ import (
 
 // ChildMain takes over when this process was started by mvm itself: as the
 // supervisor of a VM, or inside a guest as its agent. It then returns true when
-// that work is done, and main has to end. A program that uses this package calls
-// it first thing in main.
-func ChildMain() bool {
+// that work is done, with the status that the process has to exit with. A program
+// that uses this package calls it first thing in main:
+//
+//	if status, done := api.ChildMain(); done {
+//		os.Exit(status)
+//	}
+func ChildMain() (status int, done bool) {
 	switch {
 	case agentmain.IsGuest(os.Args):
-		agentmain.Main(os.Args)
+		return agentmain.Main(os.Args), true
 	case len(os.Args) > 1 && os.Args[1] == supervisor.Command:
-		supervisor.Main(os.Args[2:])
-	default:
-		return false
+		return supervisor.Main(os.Args[2:]), true
 	}
-	return true
+	return 0, false
 }
 
 // cmdline returns the command line of a process, nothing when it is gone.

@@ -176,6 +176,9 @@ func (c *core) resolveRelations(ctx context.Context, vm *mvm.VMInstanceItem) err
 	}
 	for _, x := range inv.networks {
 		if x.ID == vm.NetworkID {
+			if _, err := c.observeNetwork(ctx, c.st, x); err != nil {
+				return err
+			}
 			vm.Network = x
 		}
 	}

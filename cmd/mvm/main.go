@@ -10,8 +10,8 @@ import (
 )
 
 func main() {
-	if api.ChildMain() { // started by mvm itself, as supervisor of a VM
-		return
+	if status, done := api.ChildMain(); done { // started by mvm itself
+		os.Exit(status)
 	}
 	os.Exit(cli.Main(os.Args[1:]))
 }

@@ -20,8 +20,8 @@ import (
 func TestMain(m *testing.M) {
 	testscript.Main(m, map[string]func(){
 		"mvm": func() {
-			if api.ChildMain() {
-				return
+			if status, done := api.ChildMain(); done {
+				os.Exit(status)
 			}
 			os.Exit(cli.Main(os.Args[1:]))
 		},
