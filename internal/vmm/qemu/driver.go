@@ -5,6 +5,7 @@ package qemu
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -103,6 +104,10 @@ func (d *Driver) spawn(ctx context.Context, l vmm.Launch, r vmm.Rendered) (*mach
 	if l.Agent {
 		s.MuxDevice, s.MuxSocket = filepath.Join(l.Dir, agentDevice), r.Guest.Path
 	}
+	more, err := json.Marshal(extra{Log: l.Files.Log})
+	if err != nil {
+		return nil, err
+	}
 	started, err := supervisor.Spawn(ctx, d.opts.Launcher, s)
 	if err != nil {
 		return nil, err
@@ -110,7 +115,7 @@ func (d *Driver) spawn(ctx context.Context, l vmm.Launch, r vmm.Rendered) (*mach
 	return &machine{handle: vmm.Handle{
 		Version: handleVersion, Driver: d.Name(), ID: l.ID, Dir: l.Dir,
 		VMM: started.VMM, Supervisor: started.Supervisor,
-		APISocket: r.APISocket, Guest: r.Guest, Accel: l.Accel,
+		APISocket: r.APISocket, Guest: r.Guest, Accel: l.Accel, Extra: more,
 	}}, nil
 }
 

@@ -1,12 +1,17 @@
 package qemu
 
 import (
+	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"net"
+	"os"
 	"path/filepath"
 	"slices"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/mvmctl/mvm"
 	"github.com/mvmctl/mvm/internal/fsx"
@@ -77,8 +82,25 @@ func (m *machine) status(ctx context.Context) (string, error) {
 	return info.Status, err
 }
 
+// qmpLimit bounds one request, the wait for other clients included. What we ask
+// takes milliseconds.
+const qmpLimit = 15 * time.Second
+
 // execute runs one command of QMP on a connection of its own.
 func (m *machine) execute(ctx context.Context, command string, args, result any) error {
+	limited, cancel := context.WithTimeout(ctx, qmpLimit)
+	defer cancel()
+	err := m.request(limited, command, args, result)
+	if err != nil && ctx.Err() != nil {
+		return ctx.Err()
+	}
+	if errors.Is(err, context.DeadlineExceeded) {
+		return mvm.Errorf(mvm.ErrUnavailable, "QEMU has not answered %s within %v", command, qmpLimit).WithHint("stop the VM with --force and start it again")
+	}
+	return err
+}
+
+func (m *machine) request(ctx context.Context, command string, args, result any) error {
 	q, err := DialQMP(ctx, m.handle.APISocket)
 	if err != nil {
 		return err
@@ -114,8 +136,27 @@ func (m *machine) Wait(ctx context.Context) (vmm.Exit, error) {
 	exit, err := vmm.WaitExit(ctx, m.handle)
 	if err == nil && exit.Code == 0 && exit.Reason == "" {
 		exit.Reason = "guest powered off"
+		if m.terminated() {
+			exit.Reason = "QEMU was ended by a signal"
+		}
 	}
 	return exit, err
+}
+
+// terminated reports whether QEMU was asked to end: it then ends in order, with
+// status 0, after a line in its log (qemu_system_killed in softmmu/runstate.c).
+func (m *machine) terminated() bool {
+	var e extra
+	if json.Unmarshal(m.handle.Extra, &e) != nil || e.Log == "" {
+		return false
+	}
+	data, err := os.ReadFile(filepath.Join(m.handle.Dir, filepath.Base(e.Log)))
+	return err == nil && bytes.Contains(data, []byte("terminating on signal"))
+}
+
+// extra is what the driver adds to a handle.
+type extra struct {
+	Log string `json:"log"` // name of QEMU's log in the VM's directory
 }
 
 // Shutdown implements vmm.Machine: it presses the ACPI power button.
@@ -130,18 +171,33 @@ func (m *machine) Kill(ctx context.Context, grace time.Duration) error {
 	if err := proc.Kill(ctx, m.handle.VMM, grace); err != nil {
 		return err
 	}
-	if m.handle.Supervisor.PID <= 0 {
-		return nil
-	}
 	soon, cancel := context.WithTimeout(ctx, supervisorLimit)
 	defer cancel()
-	if proc.WaitExit(soon, m.handle.Supervisor) == nil {
-		return nil
+	if err := proc.WaitExit(soon, m.handle.Supervisor); err != nil {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		if err := proc.Kill(ctx, m.handle.Supervisor, 0); err != nil {
+			return err
+		}
 	}
-	if err := ctx.Err(); err != nil {
-		return err
+	for _, path := range []string{m.handle.APISocket, filepath.Join(m.handle.Dir, agentDevice)} {
+		removeDead(ctx, path)
 	}
-	return proc.Kill(ctx, m.handle.Supervisor, 0)
+	return nil
+}
+
+// removeDead removes a socket that nobody listens on. One that answers is of the
+// next run of the VM, which began meanwhile.
+func removeDead(ctx context.Context, path string) {
+	conn, err := fsx.DialUnix(ctx, path)
+	if err == nil {
+		_ = conn.Close()
+		return
+	}
+	if errors.Is(err, unix.ECONNREFUSED) {
+		_ = os.Remove(path)
+	}
 }
 
 // supervisorLimit is how long a supervisor has to write down its VMM's end.

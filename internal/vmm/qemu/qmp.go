@@ -10,6 +10,8 @@ import (
 	"strconv"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/mvmctl/mvm"
 	"github.com/mvmctl/mvm/internal/fsx"
 )
@@ -68,9 +70,9 @@ type message struct {
 // DialQMP connects to a monitor and makes it ready for commands. A monitor that
 // serves another client keeps it waiting, until ctx ends.
 func DialQMP(ctx context.Context, socket string) (*QMP, error) {
-	conn, err := fsx.DialUnix(ctx, socket)
+	conn, err := dialPatiently(ctx, socket)
 	if err != nil {
-		return nil, mvm.Errorf(mvm.ErrUnavailable, "QEMU does not answer: %w", err).WithHint("see 'mvm vm ls' for whether the VM runs")
+		return nil, unanswered(err)
 	}
 	q := newQMP(conn)
 	if err := q.greet(ctx); err != nil {
@@ -78,6 +80,24 @@ func DialQMP(ctx context.Context, socket string) (*QMP, error) {
 		return nil, err
 	}
 	return q, nil
+}
+
+// dialPatiently connects to a socket that may have a queue: a monitor's has one
+// place, and the kernel refuses who comes after that.
+func dialPatiently(ctx context.Context, socket string) (net.Conn, error) {
+	ticker := time.NewTicker(poll)
+	defer ticker.Stop()
+	for {
+		conn, err := fsx.DialUnix(ctx, socket)
+		if !errors.Is(err, unix.EAGAIN) {
+			return conn, err
+		}
+		select {
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		case <-ticker.C:
+		}
+	}
 }
 
 func newQMP(conn net.Conn) *QMP {
