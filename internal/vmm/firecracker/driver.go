@@ -64,6 +64,9 @@ func (d *Driver) start(ctx context.Context, l vmm.Launch) (*machine, error) {
 	if err != nil {
 		return nil, err
 	}
+	if err := present(l); err != nil {
+		return nil, err
+	}
 	if err := removeStale(l); err != nil {
 		return nil, err
 	}
@@ -88,6 +91,24 @@ func (d *Driver) start(ctx context.Context, l vmm.Launch) (*machine, error) {
 	return m, nil
 }
 
+// present looks for the launch's files, because Firecracker does not name the
+// one that it misses.
+func present(l vmm.Launch) error {
+	files := []struct{ path, hint string }{{l.Binary, "mvm binary pull firecracker"}, {l.Kernel, "mvm kernel pull"}, {l.Initrd, "stop the VM and start it again"}}
+	for _, disk := range l.Disks {
+		files = append(files, struct{ path, hint string }{disk.Path, "remove the VM and create it again"})
+	}
+	for _, f := range files {
+		if f.path == "" {
+			continue
+		}
+		if _, err := os.Stat(f.path); err != nil {
+			return mvm.Errorf(mvm.ErrUnavailable, "%w", err).WithHint("%s", f.hint)
+		}
+	}
+	return nil
+}
+
 // stderrFile gets what Firecracker says when it fails. It is not the log, which
 // Firecracker opens by itself and writes without O_APPEND.
 const stderrFile = "firecracker.stderr"
@@ -110,14 +131,7 @@ func (d *Driver) spec(l vmm.Launch, r vmm.Rendered) supervisor.Spec {
 func (m *machine) undo(first error) error {
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 	defer cancel()
-	err := m.Kill(ctx, 0)
-	if err == nil { // the supervisor has its own end to write down; it is not hurried at first
-		soon, cancel := context.WithTimeout(ctx, 2*time.Second)
-		_ = proc.WaitExit(soon, m.handle.Supervisor)
-		cancel()
-		err = proc.Kill(ctx, m.handle.Supervisor, 0)
-	}
-	if err != nil {
+	if err := m.Kill(ctx, 0); err != nil {
 		return fmt.Errorf("%w (and it could not be ended: %v)", first, err)
 	}
 	return first
@@ -139,8 +153,11 @@ const (
 	patience = 10 * time.Second
 )
 
+// errRan is the cause of no further waiting: the guest ran and ended already.
+var errRan = errors.New("the guest has ended")
+
 // untilRunning waits until the API says that the vCPUs run. It gives up when
-// the process ends, or with ctx.
+// the process ends, or with ctx. A process that ended with status 0 did run.
 //
 // The API is not asked before the vCPUs' threads are there: a Firecracker that
 // refuses its configuration while a request waits for an answer aborts in its
@@ -149,7 +166,11 @@ func (m *machine) untilRunning(ctx context.Context) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	go func() {
-		if exit, err := m.Wait(ctx); err == nil {
+		switch exit, err := m.Wait(ctx); {
+		case err != nil:
+		case exit.Code == 0:
+			cancel(errRan)
+		default:
 			cancel(ended(exit))
 		}
 	}()
@@ -169,7 +190,10 @@ func (m *machine) untilRunning(ctx context.Context) error {
 		}
 		select {
 		case <-ctx.Done():
-			return context.Cause(ctx)
+			if err := context.Cause(ctx); !errors.Is(err, errRan) {
+				return err
+			}
+			return nil
 		case <-ticker.C:
 		}
 	}

@@ -11,6 +11,8 @@ import (
 
 	"github.com/mdlayher/vsock"
 	"golang.org/x/sys/unix"
+
+	"github.com/mvmctl/mvm/internal/vmm/vmmtest/fakevmm"
 )
 
 // guestMain is the guest of the tests with the real Firecracker: this very test
@@ -34,9 +36,13 @@ func guestMain() {
 		}
 	}
 	disks, _ := filepath.Glob("/sys/block/vd*")
-	say("labguest: %d disks", len(disks))
+	nics, _ := filepath.Glob("/sys/class/net/eth*")
+	say("labguest: %d disks, %d interfaces", len(disks), len(nics))
 	go echoVsock(say)
 	say("labguest: ready")
+	if args, err := os.ReadFile("/proc/cmdline"); err == nil && strings.Contains(string(args), fakevmm.PowerOffArg) {
+		_ = unix.Reboot(unix.LINUX_REBOOT_CMD_RESTART)
+	}
 	lines := bufio.NewScanner(console)
 	for lines.Scan() {
 		line := strings.TrimSpace(lines.Text())

@@ -2,7 +2,9 @@ package firecracker
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io/fs"
 	"net"
 	"os"
 	"runtime"
@@ -14,6 +16,7 @@ import (
 
 	"github.com/mvmctl/mvm"
 	"github.com/mvmctl/mvm/internal/proc"
+	"github.com/mvmctl/mvm/internal/supervisor"
 	"github.com/mvmctl/mvm/internal/vmm"
 )
 
@@ -70,7 +73,36 @@ func (m *machine) Kill(ctx context.Context, grace time.Duration) error {
 	if ignoresTERM(m.handle.VMM.PID) {
 		grace = 0
 	}
-	return proc.Kill(ctx, m.handle.VMM, grace)
+	if err := proc.Kill(ctx, m.handle.VMM, grace); err != nil {
+		return err
+	}
+	return m.clear(ctx)
+}
+
+// supervisorTime is what a supervisor has to write down how its VMM ended.
+const supervisorTime = 5 * time.Second
+
+// clear waits for the supervisor and removes the sockets that Firecracker leaves
+// behind, unless the VM was started again meanwhile: then they are not ours.
+func (m *machine) clear(ctx context.Context) error {
+	soon, cancel := context.WithTimeout(ctx, supervisorTime)
+	_ = proc.WaitExit(soon, m.handle.Supervisor)
+	cancel()
+	if err := proc.Kill(ctx, m.handle.Supervisor, 0); err != nil {
+		return err
+	}
+	if others, err := proc.FindByArg(supervisor.Token(m.handle.ID)); err != nil || len(others) > 0 {
+		return err
+	}
+	for _, path := range []string{m.handle.APISocket, m.handle.Guest.Path} {
+		if path == "" {
+			continue
+		}
+		if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+	}
+	return nil
 }
 
 // ignoresTERM looks into SigIgn of /proc/PID/status (proc(5)).

@@ -30,11 +30,12 @@ import (
 // kernel and initrd whose guest behaves as fakevmm's does.
 type bench struct {
 	binary, kernel, initrd string
+	tap                    string        // a tap device that nobody uses; "" for none
 	patience               time.Duration // for what is expected to happen
 }
 
 func fakeBench(t *testing.T) bench {
-	b := bench{binary: fakevmm.Install(t), patience: 20 * time.Second}
+	b := bench{binary: fakevmm.Install(t), tap: "never-opened", patience: 20 * time.Second}
 	b.kernel = filepath.Join(t.TempDir(), "vmlinux")
 	b.initrd = filepath.Join(t.TempDir(), "initrd")
 	for _, name := range []string{b.kernel, b.initrd} {
@@ -50,7 +51,7 @@ func realBench(t *testing.T) bench {
 	testenv.Require(t, "firecracker", "kvm")
 	b := bench{
 		binary: os.Getenv(testenv.FirecrackerVariable), kernel: os.Getenv("MVM_TEST_KERNEL"),
-		initrd: os.Getenv("MVM_TEST_INITRD"), patience: 2 * time.Minute,
+		initrd: os.Getenv("MVM_TEST_INITRD"), tap: os.Getenv("MVM_TEST_TAP"), patience: 2 * time.Minute,
 	}
 	if b.kernel == "" || b.initrd == "" {
 		t.Skip("MVM_TEST_KERNEL and MVM_TEST_INITRD name no guest; see test/lab")
@@ -59,7 +60,7 @@ func realBench(t *testing.T) bench {
 }
 
 // launch is a VM with a disk and the channel for the agent.
-func (b bench) launch(t *testing.T) vmm.Launch {
+func (b bench) launch(t testing.TB) vmm.Launch {
 	t.Helper()
 	l := launch()
 	l.ID = fmt.Sprintf("%016x", rand.Uint64()) // processes are found by it
@@ -190,6 +191,7 @@ func suite(t *testing.T, with func(*testing.T) bench) {
 		{"kill", testKill},
 		{"start fails", testStartFails},
 		{"cancelled", testCancelled},
+		{"many devices", testManyDevices},
 		{"device requests", testDevices},
 	} {
 		t.Run(tt.name, func(t *testing.T) { tt.test(t, with(t)) })
@@ -333,7 +335,7 @@ func TestIgnoresTERM(t *testing.T) {
 
 func testStartFails(t *testing.T, b bench) {
 	says := map[string]string{
-		"no kernel": "InvalidKernelPath", "no initrd": "InvalidInitrdPath", "no disk": "BackingFile",
+		"no kernel": "nonexistent/vmlinux", "no initrd": "nonexistent/initrd", "no disk": "nonexistent/disk",
 		"no binary": "no such file", "bad MAC": "InvalidJson", "unsupported": "qcow2",
 	}
 	for name, change := range map[string]func(*vmm.Launch){
@@ -389,6 +391,37 @@ func testCancelled(t *testing.T, b bench) {
 			t.Error(err)
 		}
 	}
+}
+
+// testManyDevices gives the VM all that a launch can have.
+func testManyDevices(t *testing.T, b bench) {
+	if b.tap == "" {
+		t.Skip("MVM_TEST_TAP names no tap device")
+	}
+	l := b.launch(t)
+	l.VCPUs, l.PCI = 2, true
+	l.NICs = []vmm.NIC{{ID: "eth0", Tap: b.tap, MAC: "02:fc:00:00:00:01"}}
+	for _, id := range []string{"vol-a", "vol-b"} {
+		d := vmm.Disk{ID: id, Path: filepath.Join(l.Dir, id), Format: "raw", ReadOnly: id == "vol-b", Writeback: true}
+		if err := os.WriteFile(d.Path, make([]byte, 1<<20), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		l.Disks = append(l.Disks, d)
+	}
+	l.CPUTemplate = json.RawMessage(`{"kvm_capabilities": [], "cpuid_modifiers": [], "msr_modifiers": []}`)
+	v := b.start(t, l)
+	v.shows(t, "3 disks, 1 interfaces")
+	c := NewClient(v.Handle().APISocket)
+	if err := c.UpdateNetwork(t.Context(), NetworkUpdate{ID: "eth0", RX: limiter, TX: limiter}); err != nil {
+		t.Error(err)
+	}
+	if err := c.UpdateDrive(t.Context(), DriveUpdate{ID: "vol_a", Limiter: limiter}); err != nil {
+		t.Error(err)
+	}
+	if err := v.Shutdown(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	v.wantEnd(t, 0, "")
 }
 
 // testDevices sends what the API has for a running VM without such devices.

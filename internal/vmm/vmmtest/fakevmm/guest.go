@@ -14,6 +14,10 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+// PowerOffArg on the kernel's command line makes the guest end as soon as it is
+// up.
+const PowerOffArg = "fakevmm.poweroff"
+
 // guest is what runs in the VM: it says on its console that it is up, repeats
 // there each line that it reads, ends on Ctrl-Alt-Del or the line "poweroff",
 // and echoes what comes on the vsock ports that it listens on.
@@ -110,6 +114,9 @@ func (g *guest) boot(args string, c *config) int {
 	g.print(fmt.Sprintf("fakevmm: %d CPUs, %d MiB, %d disks, %d interfaces\r\n", c.Machine.VCPUs, c.Machine.Mem, len(c.Drives), len(c.NICs)))
 	g.run(func() { g.ports["1024"] = c.Vsock != nil })
 	g.print("fakevmm: ready\r\n")
+	if strings.Contains(args, PowerOffArg) {
+		g.run(g.end)
+	}
 	go g.console()
 	<-g.ending
 	g.print("reboot: Restarting system\r\n")
