@@ -7,7 +7,6 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-	"time"
 
 	"github.com/mdlayher/vsock"
 	"golang.org/x/sys/unix"
@@ -53,7 +52,7 @@ func guestMain() {
 	}
 	say("labguest: the console ended: %v", lines.Err())
 	for {
-		time.Sleep(time.Hour) // PID 1 must not end
+		_ = unix.Pause() // PID 1 must not end
 	}
 }
 
