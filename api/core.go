@@ -21,6 +21,8 @@ type core struct {
 	runner *run.Host
 	net    network.Kernel
 
+	noticeMu sync.Mutex // one notice at a time
+
 	mu      sync.Mutex
 	st      *store.Store
 	journal *op.Journal
@@ -102,6 +104,8 @@ func (c *core) noticeOnce(ctx context.Context, key, text string) {
 	if err != nil {
 		return
 	}
+	c.noticeMu.Lock()
+	defer c.noticeMu.Unlock()
 	var last string
 	if _, err := st.GetHostState(ctx, "notice."+key, &last); err == nil && last == text {
 		return

@@ -34,6 +34,11 @@ func (o *InitOperation) Run(ctx context.Context, in InitInput, opts ...Option) (
 			return nil, err
 		}
 		res.Hypervisor = status.Hypervisor
+		if status.Hypervisor != "none" { // said here, so that the first create need not
+			if _, _, _, err := c.chooseDriver(ctx, st, "auto", "", ""); err != nil {
+				return nil, err
+			}
+		}
 		step("host", false, hostLine(status))
 	}
 	if !in.SkipNetwork {

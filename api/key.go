@@ -96,18 +96,31 @@ func (o *KeyOperation) ListAll(ctx context.Context) ([]*mvm.SSHKeyItem, error) {
 
 // defaultKey returns the default key, and whether it was made just now.
 func (c *core) defaultKey(ctx context.Context, st *store.Store) (*mvm.SSHKeyItem, bool, error) {
-	keys, err := st.ListKeys(ctx)
+	if _, k, err := findDefaultKey(ctx, st); err != nil || k != nil {
+		return k, false, err
+	}
+	unlock, err := c.lockAsset(ctx, "default-key") // commands that start at once on an empty machine make one key
 	if err != nil {
 		return nil, false, err
 	}
-	for _, k := range keys {
-		if k.IsDefault {
-			return k, false, nil
-		}
+	defer unlock()
+	keys, k, err := findDefaultKey(ctx, st)
+	if err != nil || k != nil {
+		return k, false, err
 	}
 	// Files without a row are what a crash left between the two.
-	k, err := c.createKey(ctx, st, KeyCreateInput{Name: defaultKeyName, SetDefault: true, Overwrite: len(keys) == 0})
+	k, err = c.createKey(ctx, st, KeyCreateInput{Name: defaultKeyName, SetDefault: true, Overwrite: len(keys) == 0})
 	return k, err == nil, mvm.Wrap(err, "create key", defaultKeyName)
+}
+
+func findDefaultKey(ctx context.Context, st *store.Store) (all []*mvm.SSHKeyItem, def *mvm.SSHKeyItem, err error) {
+	all, err = st.ListKeys(ctx)
+	for _, k := range all {
+		if k.IsDefault {
+			return all, k, err
+		}
+	}
+	return all, nil, err
 }
 
 func findKeyByName(ctx context.Context, st *store.Store, name string) (*mvm.SSHKeyItem, error) {

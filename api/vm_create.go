@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"strconv"
+	"sync"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -104,11 +105,14 @@ func (o *VMOperation) createOne(ctx context.Context, in VMCreateInput, progress 
 		return nil, err
 	}
 	planned := time.Now()
-	progress.Send("create", fmt.Sprintf("creating %s: %s on %s, %d vCPU, %d MiB, %s", in.Name, p.image.Type+":"+p.image.Version, p.driver.Name(), p.item.VCPUCount, p.item.MemSizeMiB, p.kernel.Version))
+	say := sync.OnceFunc(func() { // when the name and the address are ours
+		progress.Send("create", fmt.Sprintf("creating %s: %s on %s, %d vCPU, %d MiB, %s", in.Name, p.image.Type+":"+p.image.Version, p.driver.Name(), p.item.VCPUCount, p.item.MemSizeMiB, p.kernel.Version))
+	})
 	err = c.journal.Run(ctx, op.Op{
 		Kind: opCreate, Subject: in.Name, SubjectID: p.item.ID, KeepOnFailure: in.SkipCleanup,
 		Reserve: func(tx *store.Tx) error { return p.reserve(ctx, tx) },
 		Steps:   p.createSteps(),
+		OnStep:  func(string) { say() },
 		Commit:  func(tx *store.Tx) error { return p.commitRunning(ctx, tx, "created") },
 	})
 	if err != nil {

@@ -3,9 +3,9 @@ package disk
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io/fs"
 	"os"
-	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -56,8 +56,8 @@ func (p Pool) Refill(ctx context.Context) error {
 	err = cloneFile(ctx, p.Base, p.warm(), func(f *os.File) error {
 		// The base's time marks of what the clone was made; it is set before the
 		// clone has a name.
-		t := unix.NsecToTimeval(st.ModTime().UnixNano())
-		return unix.Futimes(int(f.Fd()), []unix.Timeval{t, t})
+		t := unix.NsecToTimespec(st.ModTime().UnixNano())
+		return unix.UtimesNanoAt(unix.AT_FDCWD, fmt.Sprintf("/proc/self/fd/%d", f.Fd()), []unix.Timespec{t, t}, 0)
 	})
 	if errors.Is(err, mvm.ErrExists) {
 		return nil // somebody else refilled it
@@ -81,5 +81,5 @@ func (p Pool) fits() bool {
 	}
 	warm, err := os.Lstat(p.warm())
 	return err == nil && warm.Mode().IsRegular() && warm.Size() == base.Size() &&
-		warm.ModTime().Equal(base.ModTime().Truncate(time.Microsecond))
+		warm.ModTime().Equal(base.ModTime())
 }

@@ -92,26 +92,33 @@ func TestRemoveDiesAnywhere(t *testing.T) {
 func TestFullDisk(t *testing.T) {
 	m := newMachine(t)
 	m.must("init", "--non-interactive")
-	m.must("vm", "create", "first", "--image", "tiny", "--mem", "128") // builds what is shared
-	m.must("vm", "rm", "--force", "first")
-	small := t.TempDir()
-	size := 2 << 20
-	for path := range m.listing() {
-		if p, ok := strings.CutPrefix(path, "file "); ok && !strings.Contains(p, "/downloads/") {
-			if fi, err := os.Stat(p); err == nil && fi.Mode().IsRegular() {
-				size += int(fi.Sys().(*syscall.Stat_t).Blocks)*512 + 4096
-			}
-		}
-	}
 	if err := os.RemoveAll(filepath.Join(m.cache, "downloads")); err != nil {
 		t.Fatal(err)
 	}
-	if err := syscall.Mount("tmpfs", small, "tmpfs", 0, "size="+strconv.Itoa(size)); err != nil {
+	small := t.TempDir()
+	if err := syscall.Mount("tmpfs", small, "tmpfs", 0, "size=512m"); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = syscall.Unmount(small, syscall.MNT_DETACH) })
 	m.ns.Run("cp", "--sparse=always", "-a", m.cache+"/.", small)
 	m.cache = small
+	m.must("vm", "create", "first", "--image", "tiny", "--mem", "128") // what is shared is made anew for this place
+	m.must("vm", "rm", "--force", "first")
+	var fs syscall.Statfs_t
+	if err := syscall.Statfs(small, &fs); err != nil {
+		t.Fatal(err)
+	}
+	const left = 3 << 20 // less than a VM's initrd
+	filler, err := os.Create(filepath.Join(small, "filler"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := syscall.Fallocate(int(filler.Fd()), 0, 0, int64(fs.Bavail)*fs.Bsize-left); err != nil {
+		t.Fatal(err)
+	}
+	if err := filler.Close(); err != nil {
+		t.Fatal(err)
+	}
 	before := m.listing()
 	r := m.run("vm", "create", "big", "--image", "tiny", "--mem", "128")
 	if r.code == 0 || !strings.Contains(r.stderr, "full") && !strings.Contains(r.stderr, "no space") && !strings.Contains(r.stderr, "space left") {

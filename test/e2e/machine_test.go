@@ -262,6 +262,9 @@ func (m *machine) ssh(name, command string) string {
 func (m *machine) listing() map[string]bool {
 	m.t.Helper()
 	all := map[string]bool{}
+	for _, v := range m.vms() { // first: any command cleans up after one that died
+		all["row "+v.Name+" "+v.Status] = true
+	}
 	for _, line := range strings.Split(m.ns.Run("ip", "-o", "link"), "\n") {
 		if f := strings.Fields(line); len(f) > 1 {
 			all["link "+f[1]] = true
@@ -280,16 +283,19 @@ func (m *machine) listing() map[string]bool {
 		}
 	}
 	err = filepath.WalkDir(m.cache, func(path string, _ fs.DirEntry, err error) error {
-		if err == nil && !strings.Contains(path, "mvmdb.db") {
-			all["file "+path] = true
+		switch {
+		case err != nil:
+			return nil
+		case path == filepath.Join(m.cache, "initramfs"), path == filepath.Join(m.cache, "bin"): // made once for all VMs, and kept
+			return fs.SkipDir
+		case path == filepath.Join(m.cache, "vms"), strings.Contains(path, "mvmdb.db"):
+			return nil
 		}
+		all["file "+path] = true
 		return nil
 	})
 	if err != nil {
 		m.t.Fatal(err)
-	}
-	for _, v := range m.vms() {
-		all["row "+v.Name+" "+v.Status] = true
 	}
 	for _, line := range strings.Split(m.must("network", "inspect", "default", "--json"), "\n") {
 		if strings.Contains(line, `"ipv4"`) || strings.Contains(line, `"vm_id"`) {
