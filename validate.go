@@ -124,7 +124,7 @@ func Nearest(typed string, names []string) []string {
 	var near []scored
 	for _, n := range names {
 		d := distance(strings.ToLower(typed), strings.ToLower(n))
-		if strings.HasPrefix(n, typed) || d <= max(2, len(typed)/3) {
+		if strings.HasPrefix(n, typed) || d <= max(1, (len(typed)+1)/3) {
 			near = append(near, scored{n, d})
 		}
 	}

@@ -28,6 +28,11 @@ func (o *InitOperation) Run(ctx context.Context, in InitInput, opts ...Option) (
 	}
 	step("key", made, k.Name+" "+k.Fingerprint)
 	if !in.SkipHost {
+		detail, made, err := c.wantFirecracker(ctx, st, progress)
+		if err != nil {
+			return nil, err
+		}
+		step("firecracker", made, detail)
 		progress.Send("host", "looking at the host")
 		status, err := (&HostOperation{c}).Status(ctx)
 		if err != nil {

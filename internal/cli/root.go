@@ -24,7 +24,7 @@ and with QEMU elsewhere. It brings kernel, image, network and keys along.`,
   mvm ssh web                 log in`,
 		Version: api.Version,
 	},
-		newInit(a), a.hostCommands(), a.kernelCommands(), a.imageCommands(), a.keyCommands(), a.networkCommands(),
+		newInit(a), a.hostCommands(), a.kernelCommands(), a.binaryCommands(), a.imageCommands(), a.keyCommands(), a.networkCommands(),
 		a.vmCommands(), newSSH(a), newVersion(a), newCompletion(a),
 	)
 	root.SetHelpCommand(newHelp(a))

@@ -132,6 +132,7 @@ func TestHostRebootIsMended(t *testing.T) {
 	m := newMachine(t)
 	m.must("vm", "create", "web", "--image", "tiny", "--mem", "256", "--wait")
 	kill9(t, m.vm("web").PID)
+	m.until("the VMM is gone", func() bool { return m.vm("web").Status != "running" })
 	if got := m.vm("web").Status; got != "crashed" {
 		t.Errorf("web is %s after its VMM was killed", got)
 	}

@@ -321,3 +321,13 @@ func (m *machine) sameListing(before map[string]bool) {
 		}
 	}
 }
+
+// until polls until something holds.
+func (m *machine) until(what string, holds func() bool) {
+	m.t.Helper()
+	for end := time.Now().Add(patience); !holds(); time.Sleep(20 * time.Millisecond) {
+		if time.Now().After(end) {
+			m.t.Fatalf("not within %s: %s", patience, what)
+		}
+	}
+}
