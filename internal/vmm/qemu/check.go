@@ -3,7 +3,6 @@ package qemu
 import (
 	"fmt"
 	"net"
-	"os"
 	"path/filepath"
 	"strings"
 
@@ -115,7 +114,7 @@ func checkBoot(l vmm.Launch) error {
 			return err
 		}
 	}
-	const room = 64 // for what cmdline adds
+	const room = 96 // for what cmdline adds
 	switch {
 	case strings.ContainsFunc(l.Cmdline, func(r rune) bool { return r < ' ' || r > '~' }):
 		return invalid("boot_args", "a character that is not printable ASCII").WithHint("write the arguments on one line")
@@ -157,10 +156,4 @@ func checkNICs(l vmm.Launch) error {
 		}
 	}
 	return nil
-}
-
-// hostSeccomp reports whether the kernel has seccomp filters (seccomp(2)).
-func hostSeccomp() bool {
-	_, err := os.Stat("/proc/sys/kernel/seccomp/actions_avail")
-	return err == nil
 }

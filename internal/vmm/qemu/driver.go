@@ -32,6 +32,9 @@ type Options struct {
 	CheckKVM func() host.KVM // nil is host.CheckKVM
 	TSCKHz   func() uint64   // the host's time stamp counter, 0 for unknown; nil measures it
 	Seccomp  func() bool     // whether the host's kernel has seccomp filters; nil looks
+
+	// Firmware returns the path of qboot for a QEMU binary, or ""; nil looks.
+	Firmware func(binary string) string
 }
 
 // Driver implements vmm.Driver.
@@ -54,6 +57,9 @@ func New(o Options) *Driver {
 	}
 	if o.Seccomp == nil {
 		o.Seccomp = hostSeccomp
+	}
+	if o.Firmware == nil {
+		o.Firmware = findQboot
 	}
 	return &Driver{opts: o}
 }

@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"io/fs"
 	"net"
 	"os"
 	"path/filepath"
@@ -190,6 +191,9 @@ func (m *machine) Kill(ctx context.Context, grace time.Duration) error {
 // removeDead removes a socket that nobody listens on. One that answers is of the
 // next run of the VM, which began meanwhile.
 func removeDead(ctx context.Context, path string) {
+	if fi, err := os.Lstat(path); err != nil || fi.Mode().Type() != fs.ModeSocket {
+		return // connecting to another file is refused too
+	}
 	conn, err := fsx.DialUnix(ctx, path)
 	if err == nil {
 		_ = conn.Close()

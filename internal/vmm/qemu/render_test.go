@@ -20,7 +20,7 @@ var update = flag.Bool("update", false, "write the golden files")
 
 // pure returns a driver that looks at nothing of this machine.
 func pure() *Driver {
-	return New(Options{TSCKHz: func() uint64 { return 2_500_000 }, Seccomp: func() bool { return true }})
+	return New(Options{TSCKHz: func() uint64 { return 2_500_000 }, Seccomp: func() bool { return true }, Firmware: func(string) string { return "/share/qboot.rom" }})
 }
 
 func launch() vmm.Launch {
@@ -43,7 +43,7 @@ func TestRenderGolden(t *testing.T) {
 		{"tcg", func(l *vmm.Launch) { l.Accel = "tcg" }},
 		{"nested", func(l *vmm.Launch) { l.Accel, l.Nested = "tcg", true }},
 		{"bare", func(l *vmm.Launch) { l.Initrd, l.Cmdline, l.Disks, l.NICs, l.Agent = "", "", nil, nil, false }},
-		{"own_words", func(l *vmm.Launch) { l.Accel, l.Cmdline = "tcg", "console=ttyS1  tsc_early_khz=7 quiet" }},
+		{"own_words", func(l *vmm.Launch) { l.Accel, l.Cmdline = "tcg", "console=ttyS1  tsc_early_khz=7 fips=1 quiet" }},
 		{"many", func(l *vmm.Launch) {
 			l.Disks = append(l.Disks, vmm.Disk{ID: "vol-a", Path: "/data/a,b=c.raw", Format: "raw", ReadOnly: true})
 			l.NICs = append(l.NICs, vmm.NIC{ID: "eth1", Tap: "mvm1", MAC: "02:00:00:00:00:02"})
@@ -133,6 +133,37 @@ func TestRenderRefuses(t *testing.T) {
 		if !errors.Is(err, c.kind) || !strings.Contains(err.Error(), c.field) || mvm.HintOf(err) == "" {
 			t.Errorf("%s: %v (hint %q), want %v that names it, and a hint", c.field, err, mvm.HintOf(err), c.kind)
 		}
+	}
+}
+
+// What the host lacks is left out.
+func TestRenderOnAPoorHost(t *testing.T) {
+	l := launch()
+	l.Accel = "tcg"
+	d := New(Options{TSCKHz: func() uint64 { return 0 }, Seccomp: func() bool { return false }, Firmware: func(string) string { return "" }})
+	r, err := d.Render(l)
+	if err != nil {
+		t.Fatal(err)
+	}
+	all := strings.Join(r.Argv, " ")
+	for _, word := range []string{"-sandbox", "-bios", "tsc_early_khz"} {
+		if strings.Contains(all, word) {
+			t.Errorf("argv has %s: %s", word, all)
+		}
+	}
+}
+
+func TestFindQboot(t *testing.T) {
+	dir := t.TempDir()
+	if got := findQboot(filepath.Join(dir, "bin", program)); strings.HasPrefix(got, dir) {
+		t.Errorf("findQboot = %q in an empty directory", got)
+	}
+	rom := filepath.Join(dir, "share", "qemu", "qboot.rom")
+	if err := errors.Join(os.MkdirAll(filepath.Dir(rom), 0o700), os.WriteFile(rom, nil, 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	if got := findQboot(filepath.Join(dir, "bin", program)); got != rom {
+		t.Errorf("findQboot = %q, want %q", got, rom)
 	}
 }
 
