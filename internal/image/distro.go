@@ -16,6 +16,10 @@ import (
 // runs in a user namespace whose root is nobody on the host. The errors are
 // those of Build.
 func BuildDistro(ctx context.Context, ref Ref, o Options) (Built, error) {
+	ref, err := ref.resolve()
+	if err != nil {
+		return Built{}, err
+	}
 	entry, err := ref.entry()
 	if err != nil {
 		return Built{}, err

@@ -51,9 +51,10 @@ func Catalog() []Entry { return slices.Clone(catalog) }
 
 var refPattern = regexp.MustCompile(`^[a-z][a-z0-9-]{0,31}(:[A-Za-z0-9][A-Za-z0-9._-]{0,31})?$`)
 
-// ParseRef reads "type:version" or "type", which means the newest version, and
-// takes a codename for a version: "debian:bookworm" is debian:12. Both parts of
-// the result are set. What the catalog lacks is mvm.ErrNotFound.
+// ParseRef reads "type:version" or "type", and takes a codename for a version:
+// "debian:bookworm" is debian:12. "type" alone means the release that this host
+// runs, which its mirror surely has, or else the newest, as "type:latest" does.
+// Both parts of the result are set. What the catalog lacks is mvm.ErrNotFound.
 func ParseRef(s string) (Ref, error) {
 	if !refPattern.MatchString(s) {
 		return Ref{}, mvm.Errorf(mvm.ErrInvalid, "%s is not the name of an image", mvm.Quote(s)).
@@ -63,10 +64,18 @@ func ParseRef(s string) (Ref, error) {
 	return Ref{kind, version}.resolve()
 }
 
-func (r Ref) resolve() (Ref, error) {
+// on is resolve for a given host.
+func (r Ref) on(host Ref) (Ref, error) {
+	if r.Version == "" && r.Type == host.Type {
+		if e, err := host.entry(); err == nil {
+			return e.Ref, nil
+		}
+	}
 	e, err := r.entry()
 	return e.Ref, err
 }
+
+func (r Ref) resolve() (Ref, error) { return r.on(hostRelease()) }
 
 // entry finds r in the catalog.
 func (r Ref) entry() (Entry, error) {
@@ -81,7 +90,7 @@ func (r Ref) entry() (Entry, error) {
 		if r.Version == "" || r.Version == e.Version || r.Version == e.Codename || r.Version == "latest" {
 			return e, nil
 		}
-		versions = append(versions, r.String()[:len(r.Type)+1]+e.Version)
+		versions = append(versions, e.Ref.String())
 	}
 	if len(versions) > 0 {
 		return Entry{}, mvm.Errorf(mvm.ErrNotFound, "%s has no version %s", r.Type, mvm.Quote(r.Version)).
