@@ -138,22 +138,28 @@ func Nearest(typed string, names []string) []string {
 	return out
 }
 
-// distance is the Levenshtein distance of two strings, in bytes.
+// distance is how many bytes have to be inserted, removed, replaced or swapped
+// with their neighbour to make a of b (optimal string alignment).
 func distance(a, b string) int {
-	row := make([]int, len(b)+1)
-	for j := range row {
-		row[j] = j
+	var before []int // the row before prev
+	prev := make([]int, len(b)+1)
+	for j := range prev {
+		prev[j] = j
 	}
 	for i := 1; i <= len(a); i++ {
-		diag := row[0]
+		row := make([]int, len(b)+1)
 		row[0] = i
 		for j := 1; j <= len(b); j++ {
-			cost := diag
-			if a[i-1] != b[j-1] {
-				cost = 1 + min(diag, row[j], row[j-1])
+			cost := 1
+			if a[i-1] == b[j-1] {
+				cost = 0
 			}
-			diag, row[j] = row[j], cost
+			row[j] = min(prev[j]+1, row[j-1]+1, prev[j-1]+cost)
+			if i > 1 && j > 1 && a[i-1] == b[j-2] && a[i-2] == b[j-1] {
+				row[j] = min(row[j], before[j-2]+1)
+			}
 		}
+		before, prev = prev, row
 	}
-	return row[len(b)]
+	return prev[len(b)]
 }

@@ -28,7 +28,9 @@ func Main(args []string) int {
 	runtime.GOMAXPROCS(1)
 	debug.SetGCPercent(25)
 	// It ends with its VMM, not with a terminal or a service that is stopped.
-	signal.Ignore(syscall.SIGHUP, syscall.SIGINT, syscall.SIGTERM, syscall.SIGPIPE)
+	// Caught and dropped, not ignored: the VMM would inherit that, and then not end
+	// on SIGTERM.
+	signal.Notify(make(chan os.Signal, 1), syscall.SIGHUP, syscall.SIGINT, syscall.SIGTERM, syscall.SIGPIPE)
 	out := os.NewFile(reportFD, "report")
 	if out == nil || len(args) != 2 {
 		return 2
@@ -85,11 +87,10 @@ func start(dir string) (*supervised, error) {
 	if err != nil {
 		return nil, err
 	}
-	// The flags belong to the open file, which the VMM shares. Its stdin is
-	// blocking, as programs expect. Its stdout is not: a VMM that writes to a
-	// full console would stand still when nobody reads it any more.
-	err = errors.Join(unix.SetNonblock(int(stdin.Fd()), false), unix.SetNonblock(int(stdout.Fd()), true))
-	if err != nil {
+	// The flag belongs to the open file, which the VMM shares, and starting a
+	// process may have cleared it. A VMM that writes to a full console would stand
+	// still when nobody reads it any more.
+	if err := unix.SetNonblock(int(stdout.Fd()), true); err != nil {
 		return nil, errors.Join(err, v.process.Kill())
 	}
 	if s.PIDFile != "" {
@@ -150,10 +151,14 @@ func describe(e *vmm.Exit, state *os.ProcessState) {
 
 // vmmEnds opens the VMM's ends of the console. Each is opened for both
 // directions, so that the VMM itself keeps the FIFO alive: it gets neither an
-// end of file nor a broken pipe when the supervisor dies.
+// end of file nor a broken pipe when the supervisor dies. Its stdin is blocking,
+// as programs expect.
 func vmmEnds(dir string) (stdin, stdout *os.File, err error) {
-	if stdin, err = openFIFO(filepath.Join(dir, consoleIn)); err != nil {
+	if stdin, err = os.OpenFile(filepath.Join(dir, consoleIn), os.O_RDWR, 0); err != nil {
 		return nil, nil, err
+	}
+	if err := unix.SetNonblock(int(stdin.Fd()), false); err != nil { // os opens FIFOs for its poller
+		return nil, nil, errors.Join(err, stdin.Close())
 	}
 	if stdout, err = openFIFO(filepath.Join(dir, consoleOut)); err != nil {
 		return nil, nil, errors.Join(err, stdin.Close())
