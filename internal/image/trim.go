@@ -52,7 +52,8 @@ mkdir -p "$units" /etc/systemd/system-generators /etc/systemd/journald.conf.d
 for u in apt-daily.timer apt-daily-upgrade.timer apt-daily.service apt-daily-upgrade.service dpkg-db-backup.timer e2scrub_all.timer e2scrub_reap.service \
 	fstrim.timer motd-news.timer man-db.timer systemd-firstboot.service systemd-pstore.service systemd-networkd-wait-online.service \
 	getty@tty1.service serial-getty@ttyS0.service console-getty.service ssh.socket sys-kernel-debug.mount sys-kernel-tracing.mount \
-	modprobe@configfs.service modprobe@drm.service modprobe@efi_pstore.service modprobe@fuse.service; do
+	modprobe@configfs.service modprobe@drm.service modprobe@efi_pstore.service modprobe@fuse.service modprobe@loop.service \
+	modprobe@dm_mod.service systemd-repart.service; do
 	rm -rf "$units"/*.wants/"$u" "$units/$u"
 	ln -s /dev/null "$units/$u"
 done
