@@ -322,3 +322,11 @@ func (c *core) netLogin(vm *mvm.VMInstanceItem, inv *inventory, in SSHInput) (gu
 	}
 	return l, nil
 }
+
+// waitingFor says what a command waits for.
+func waitingFor(name string, what WaitFor) string {
+	if what == WaitSSH {
+		return "waiting until the SSH server of " + name + " answers"
+	}
+	return "waiting until " + name + " is ready"
+}

@@ -124,7 +124,7 @@ func (o *VMOperation) createOne(ctx context.Context, in VMCreateInput, progress 
 	if in.Wait == WaitNone {
 		return res, nil
 	}
-	progress.Send("boot", "waiting for "+in.Name+" to be "+string(in.Wait))
+	progress.Send("boot", waitingFor(in.Name, in.Wait))
 	boot := time.Now()
 	if err := c.waitFor(ctx, p.item, in.Wait, in.WaitLimit); err != nil {
 		return res, err // the VM stays: its console tells what went wrong

@@ -51,7 +51,7 @@ func (o *VMOperation) Start(ctx context.Context, in VMInput, opts ...Option) (mv
 		if in.Wait == WaitNone {
 			return nil
 		}
-		progress.Send("boot", "waiting for "+vm.Name+" to be "+string(in.Wait))
+		progress.Send("boot", waitingFor(vm.Name, in.Wait))
 		return o.core.waitFor(ctx, vm, in.Wait, in.WaitLimit)
 	})
 }
@@ -293,7 +293,7 @@ func (o *VMOperation) Reboot(ctx context.Context, in VMInput, opts ...Option) (m
 		if err := o.core.start(ctx, st, vm, "rebooted"); err != nil || in.Wait == WaitNone {
 			return err
 		}
-		progress.Send("boot", "waiting for "+vm.Name+" to be "+string(in.Wait))
+		progress.Send("boot", waitingFor(vm.Name, in.Wait))
 		return o.core.waitFor(ctx, vm, in.Wait, in.WaitLimit)
 	})
 }
