@@ -18,7 +18,8 @@ import (
 // mounts and processes of its own (user_namespaces(7)).
 type builder struct {
 	runner run.Runner
-	root   bool // we are root; else the box is made by unshare(1) with our entry in /etc/subuid
+	root   bool // we are root; else the box is made by unshare(1)
+	single bool // an ordinary user's box has no id but root's, who is that user; else it has those of /etc/subuid too
 }
 
 func newBuilder(r run.Runner) builder { return builder{runner: r, root: os.Geteuid() == 0} }
@@ -69,7 +70,11 @@ func (b builder) inBox(ctx context.Context, dir string, c run.Cmd) (run.Result, 
 	}
 	if !b.root {
 		c.Name = "unshare"
-		c.Args = append([]string{"--map-root-user", "--map-auto", "--mount", "--pid", "--ipc", "--uts", "--fork", "--kill-child"}, inner...)
+		ids := []string{"--map-root-user"}
+		if !b.single {
+			ids = append(ids, "--map-auto")
+		}
+		c.Args = append(append(ids, "--mount", "--pid", "--ipc", "--uts", "--fork", "--kill-child"), inner...)
 		c.Attr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 		return b.runner.Run(ctx, c)
 	}
@@ -119,7 +124,10 @@ func (b builder) check(ctx context.Context, dir string) error {
 		return err
 	}
 	hint := "allow user namespaces (sysctl user.max_user_namespaces), or build the image on another host"
-	if !b.root {
+	switch {
+	case b.single:
+		hint = "allow user namespaces (sysctl user.max_user_namespaces), or run as root"
+	case !b.root:
 		hint = "give your user an entry in /etc/subuid and /etc/subgid, install the package uidmap, or run as root"
 	}
 	if errors.As(err, &exit) || mvm.HintOf(err) == "" {

@@ -71,7 +71,7 @@ func mirrorLines(mirror, codename string, components []string) (string, error) {
 	}
 	u, err := url.Parse(mirror)
 	if err != nil || u.Host == "" && u.Scheme != "file" || !slices.Contains([]string{"http", "https", "file"}, u.Scheme) || strings.ContainsAny(mirror, " \t\n[]") {
-		return "", mvm.Errorf(mvm.ErrInvalid, "the mirror %s is no URL", mvm.Quote(mirror)).WithHint("use something like https://deb.debian.org/debian")
+		return "", mvm.Errorf(mvm.ErrInvalid, "the mirror %s is no URL", mvm.Quote(mirror)).WithHint("use something like https://mirror.example.org/debian")
 	}
 	return fmt.Sprintf("deb %s %s %s\n", mirror, codename, strings.Join(components, " ")), nil
 }

@@ -102,6 +102,7 @@ func (b builder) tinyDisk(ctx context.Context, s *stage) error {
 		return err
 	}
 	cmd := mkfsCmd("tree", rootFile, tinySize(u))
+	b.single = true
 	if b.root {
 		cmd.Name, cmd.Dir = hostTool(cmd.Name), s.path("work")
 		_, err = b.runner.Run(ctx, cmd)
