@@ -27,7 +27,7 @@ func BuildDistro(ctx context.Context, ref Ref, o Options) (Built, error) {
 	if entry.Codename == "" {
 		return Built{}, mvm.Errorf(mvm.ErrInvalid, "%s is no distribution", ref).WithHint("name one such as debian:12")
 	}
-	return build(ctx, o, func(b builder, s *stage) (Built, error) { return b.distro(ctx, entry, o, s) })
+	return build(ctx, o, distroSpace, func(b builder, s *stage) (Built, error) { return b.distro(ctx, entry, o, s) })
 }
 
 func (b builder) distro(ctx context.Context, entry Entry, o Options, s *stage) (Built, error) {

@@ -110,6 +110,9 @@ func TestBuildDistroSaysWhatIsMissing(t *testing.T) {
 	if !errors.Is(err, mvm.ErrUnavailable) || mvm.HintOf(err) != "apt-get install mmdebstrap" {
 		t.Errorf("%v (hint %q)", err, mvm.HintOf(err))
 	}
+	if _, err := BuildTiny(t.Context(), Options{Runner: aptHost{}, Cache: dir, Dest: "/proc/no/such/x"}); !errors.Is(err, mvm.ErrUnavailable) || mvm.HintOf(err) == "" {
+		t.Errorf("a place that cannot be written: %v", err)
+	}
 	if _, err := BuildDistro(t.Context(), Ref{Type: Tiny}, Options{Runner: aptHost{}, Dest: dir + "/images/y"}); !errors.Is(err, mvm.ErrInvalid) {
 		t.Error(err)
 	}

@@ -9,23 +9,36 @@ import (
 
 	"github.com/mvmctl/mvm"
 	"github.com/mvmctl/mvm/internal/apt"
+	"github.com/mvmctl/mvm/internal/disk"
 )
 
 // BuildTiny makes the image "tiny": busybox as init and everything else, and the
 // dropbear SSH server, which lets in keys only. The packages are unpacked; no
 // program of theirs runs. The errors are those of Build.
 func BuildTiny(ctx context.Context, o Options) (Built, error) {
-	return build(ctx, o, func(b builder, s *stage) (Built, error) { return b.tiny(ctx, o, s) })
+	return build(ctx, o, tinySpace, func(b builder, s *stage) (Built, error) { return b.tiny(ctx, o, s) })
 }
 
+// What a build takes on disk while it goes on, in bytes.
+const (
+	tinySpace   = 64 << 20
+	distroSpace = 1 << 30
+)
+
 // build is what all builds have in common: the stage, and cleaning up.
-func build(ctx context.Context, o Options, make func(builder, *stage) (Built, error)) (Built, error) {
+func build(ctx context.Context, o Options, need int64, make func(builder, *stage) (Built, error)) (Built, error) {
 	b := newBuilder(o.Runner)
 	s, err := newStage(ctx, b, o.Dest)
+	if err != nil && mvm.HintOf(err) == "" && ctx.Err() == nil {
+		err = mvm.Errorf(mvm.ErrUnavailable, "cannot prepare the build: %w", err).WithHint("check that %s can be written", path.Dir(o.Dest))
+	}
 	if err != nil {
 		return Built{}, err
 	}
 	defer s.close(context.WithoutCancel(ctx), b)
+	if err := disk.EnoughSpace(s.dir, need); err != nil {
+		return Built{}, err
+	}
 	if err := os.Mkdir(s.path("out"), 0o700); err != nil {
 		return Built{}, err
 	}
