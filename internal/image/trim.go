@@ -58,6 +58,9 @@ for u in apt-daily.timer apt-daily-upgrade.timer apt-daily.service apt-daily-upg
 	ln -s /dev/null "$units/$u"
 done
 ln -sf /dev/null /etc/systemd/system-generators/systemd-getty-generator
+ln -sf /dev/null /etc/systemd/system-generators/systemd-ssh-generator
+mkdir -p /etc/default
+[ -e /etc/default/locale ] || echo 'LANG=C.UTF-8' >/etc/default/locale
 mkdir -p "$units/multi-user.target.wants"
 ssh=/lib/systemd/system/ssh.service
 ln -sf "$ssh" "$units/multi-user.target.wants/ssh.service"
