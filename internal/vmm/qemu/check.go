@@ -11,7 +11,7 @@ import (
 )
 
 const (
-	maxVCPUs   = 288      // of q35 (pc_q35_machine_options in QEMU's source)
+	maxVCPUs   = 255      // of q35 without an interrupt remapper: an APIC's id has 8 bits
 	maxMemMiB  = 16 << 20 // 16 TiB; beyond it lies no host that this was tried on
 	maxCmdline = 2047     // COMMAND_LINE_SIZE of x86 (arch/x86/include/asm/setup.h) less the final zero
 	maxDevices = 24       // disks and NICs: the root bus of a q35 has 32 slots, and some are taken

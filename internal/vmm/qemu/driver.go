@@ -87,6 +87,9 @@ func (d *Driver) start(ctx context.Context, l vmm.Launch) (*machine, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
+	if listens(ctx, r.APISocket) {
+		return nil, mvm.Errorf(mvm.ErrConflict, "it runs already").WithHint("stop it first with 'mvm vm stop'")
+	}
 	if err := removeSockets(l); err != nil { // QEMU refuses to listen where a file is
 		return nil, mvm.Errorf(mvm.ErrUnavailable, "cannot clear the VM's directory: %w", err)
 	}
@@ -110,7 +113,11 @@ func (d *Driver) spawn(ctx context.Context, l vmm.Launch, r vmm.Rendered) (*mach
 	if l.Agent {
 		s.MuxDevice, s.MuxSocket = filepath.Join(l.Dir, agentDevice), r.Guest.Path
 	}
-	more, err := json.Marshal(extra{Log: l.Files.Log})
+	e := extra{Log: l.Files.Log, ConsoleSocket: l.Files.ConsoleSocket}
+	if len(l.Disks) > 0 {
+		e.Disk = l.Disks[0].Path
+	}
+	more, err := json.Marshal(e)
 	if err != nil {
 		return nil, err
 	}

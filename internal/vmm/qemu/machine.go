@@ -3,7 +3,6 @@ package qemu
 import (
 	"bytes"
 	"context"
-	"encoding/json"
 	"errors"
 	"io/fs"
 	"net"
@@ -42,7 +41,11 @@ func (m *machine) untilRunning(ctx context.Context) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	go func() {
-		if exit, err := m.Wait(ctx); err == nil {
+		switch exit, err := m.Wait(ctx); {
+		case err != nil:
+		case exit.Code == 0:
+			cancel(errEnded)
+		default:
 			cancel(mvm.Errorf(mvm.ErrUnavailable, "QEMU ended with status %d: %s", exit.Code, exit.Reason).WithHint("see %s", filepath.Join(m.handle.Dir, "*.log")))
 		}
 	}()
@@ -61,11 +64,18 @@ func (m *machine) untilRunning(ctx context.Context) error {
 		}
 		select {
 		case <-ctx.Done():
-			return context.Cause(ctx)
+			if err := context.Cause(ctx); !errors.Is(err, errEnded) {
+				return err
+			}
+			return nil
 		case <-ticker.C:
 		}
 	}
 }
+
+// errEnded says that QEMU ended in order before it was asked: the guest powered
+// off as soon as it ran.
+var errEnded = errors.New("the guest has powered off")
 
 // RunStates of QMP (qapi/run-state.json). A guest that powered off at once, or
 // that wrote to a full disk, has begun before that.
@@ -91,6 +101,7 @@ const qmpLimit = 15 * time.Second
 func (m *machine) execute(ctx context.Context, command string, args, result any) error {
 	limited, cancel := context.WithTimeout(ctx, qmpLimit)
 	defer cancel()
+	go m.reap(limited)
 	err := m.request(limited, command, args, result)
 	if err != nil && ctx.Err() != nil {
 		return ctx.Err()
@@ -117,7 +128,7 @@ func (m *machine) State(ctx context.Context) (vmm.State, error) {
 	}
 	status, err := m.status(ctx)
 	if err != nil {
-		if !proc.Alive(m.handle.VMM) {
+		if err = m.gone(ctx, err); errors.Is(err, vmm.ErrGone) {
 			return vmm.StateExited, nil // it ended meanwhile
 		}
 		return "", err
@@ -147,22 +158,17 @@ func (m *machine) Wait(ctx context.Context) (vmm.Exit, error) {
 // terminated reports whether QEMU was asked to end: it then ends in order, with
 // status 0, after a line in its log (qemu_system_killed in softmmu/runstate.c).
 func (m *machine) terminated() bool {
-	var e extra
-	if json.Unmarshal(m.handle.Extra, &e) != nil || e.Log == "" {
+	name := m.extra().Log
+	if name == "" {
 		return false
 	}
-	data, err := os.ReadFile(filepath.Join(m.handle.Dir, filepath.Base(e.Log)))
+	data, err := os.ReadFile(filepath.Join(m.handle.Dir, filepath.Base(name)))
 	return err == nil && bytes.Contains(data, []byte("terminating on signal"))
-}
-
-// extra is what the driver adds to a handle.
-type extra struct {
-	Log string `json:"log"` // name of QEMU's log in the VM's directory
 }
 
 // Shutdown implements vmm.Machine: it presses the ACPI power button.
 func (m *machine) Shutdown(ctx context.Context) error {
-	return m.gone(m.execute(ctx, "system_powerdown", nil, nil))
+	return m.gone(ctx, m.execute(ctx, "system_powerdown", nil, nil))
 }
 
 // Kill implements vmm.Machine. On SIGTERM QEMU ends in order, and with it the
@@ -182,26 +188,61 @@ func (m *machine) Kill(ctx context.Context, grace time.Duration) error {
 			return err
 		}
 	}
-	for _, path := range []string{m.handle.APISocket, filepath.Join(m.handle.Dir, agentDevice)} {
+	for _, path := range m.sockets() {
 		removeDead(ctx, path)
 	}
 	return nil
 }
 
-// removeDead removes a socket that nobody listens on. One that answers is of the
-// next run of the VM, which began meanwhile.
-func removeDead(ctx context.Context, path string) {
-	if fi, err := os.Lstat(path); err != nil || fi.Mode().Type() != fs.ModeSocket {
-		return // connecting to another file is refused too
+// sockets are those of the VMM, which leaves them when it is killed, and of the
+// supervisor, should that have been killed.
+func (m *machine) sockets() []string {
+	paths := []string{m.handle.APISocket, filepath.Join(m.handle.Dir, agentDevice)}
+	if m.handle.Guest.Path != "" {
+		paths = append(paths, m.handle.Guest.Path)
 	}
+	if name := m.extra().ConsoleSocket; name != "" {
+		paths = append(paths, filepath.Join(m.handle.Dir, filepath.Base(name)))
+	}
+	return paths
+}
+
+// lingerLimit is how long threads of a killed QEMU may keep its sockets open after
+// its first thread is gone.
+const lingerLimit = time.Second
+
+// removeDead removes a socket once nobody listens on it. One that goes on
+// answering is of the next run of the VM, which began meanwhile.
+func removeDead(ctx context.Context, path string) {
+	ctx, cancel := context.WithTimeout(ctx, lingerLimit)
+	defer cancel()
+	ticker := time.NewTicker(poll)
+	defer ticker.Stop()
+	for {
+		fi, err := os.Lstat(path)
+		if err != nil || fi.Mode().Type() != fs.ModeSocket {
+			return
+		}
+		if !listens(ctx, path) {
+			_ = os.Remove(path)
+			return
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-ticker.C:
+		}
+	}
+}
+
+// listens reports whether a process listens on a socket. Only a refusal says that
+// none does; a full queue, for one, says that there is.
+func listens(ctx context.Context, path string) bool {
 	conn, err := fsx.DialUnix(ctx, path)
 	if err == nil {
 		_ = conn.Close()
-		return
 	}
-	if errors.Is(err, unix.ECONNREFUSED) {
-		_ = os.Remove(path)
-	}
+	return !errors.Is(err, unix.ECONNREFUSED) && !errors.Is(err, fs.ErrNotExist)
 }
 
 // supervisorLimit is how long a supervisor has to write down its VMM's end.
@@ -209,17 +250,27 @@ const supervisorLimit = 3 * time.Second
 
 // Pause implements vmm.Pauser. A paused VM stays paused.
 func (m *machine) Pause(ctx context.Context) error {
-	return m.gone(m.execute(ctx, "stop", nil, nil))
+	return m.gone(ctx, m.execute(ctx, "stop", nil, nil))
 }
 
 // Resume implements vmm.Pauser. A running VM is left alone.
 func (m *machine) Resume(ctx context.Context) error {
-	return m.gone(m.execute(ctx, "cont", nil, nil))
+	return m.gone(ctx, m.execute(ctx, "cont", nil, nil))
 }
 
-// gone replaces the error of a request by ErrGone where the VMM has ended.
-func (m *machine) gone(err error) error {
-	if err != nil && !proc.Alive(m.handle.VMM) {
+// endLimit is how long QEMU may take from closing its monitor to its end.
+const endLimit = time.Second
+
+// gone replaces the error of a request by ErrGone where the VMM has ended, or is
+// just about to.
+func (m *machine) gone(ctx context.Context, err error) error {
+	var refused *QMPError
+	if err == nil || errors.As(err, &refused) {
+		return err
+	}
+	soon, cancel := context.WithTimeout(ctx, endLimit)
+	defer cancel()
+	if proc.WaitExit(soon, m.handle.VMM) == nil {
 		return gone(m.handle)
 	}
 	return err

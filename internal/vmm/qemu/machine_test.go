@@ -15,6 +15,7 @@ import (
 	"github.com/mvmctl/mvm/internal/fsx"
 	"github.com/mvmctl/mvm/internal/guest/mux"
 	"github.com/mvmctl/mvm/internal/host"
+	"github.com/mvmctl/mvm/internal/proc"
 	"github.com/mvmctl/mvm/internal/testenv"
 	"github.com/mvmctl/mvm/internal/vmm"
 	"github.com/mvmctl/mvm/internal/vmm/vmmtest"
@@ -159,5 +160,39 @@ func TestRealTerminated(t *testing.T) {
 	}
 	if exit, err := m.Wait(t.Context()); err != nil || exit.Code != 0 || exit.Reason != "QEMU was ended by a signal" {
 		t.Errorf("Wait = %+v, %v", exit, err)
+	}
+}
+
+// A VM outlives its supervisor, and Kill then cleans up for both.
+func TestRealSupervisorKilled(t *testing.T) {
+	testenv.Require(t, "qemu")
+	l := vmmtest.NewLaunch(t, host.Find(program), "tcg", vmmtest.TinyGuest(t, false))
+	d := newDriver(t)
+	m, err := d.Start(t.Context(), l)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := proc.Kill(t.Context(), m.Handle().Supervisor, 0); err != nil {
+		t.Error(err)
+	}
+	if state, err := m.State(t.Context()); state != vmm.StateRunning || err != nil {
+		t.Errorf("State = %q, %v", state, err)
+	}
+	if _, err := m.DialGuest(t.Context(), 1); !errors.Is(err, mvm.ErrUnavailable) {
+		t.Errorf("DialGuest: %v, want ErrUnavailable", err)
+	}
+	if _, err := d.Start(t.Context(), l); !errors.Is(err, mvm.ErrConflict) || mvm.HintOf(err) == "" {
+		t.Errorf("Start of a VM that runs: %v, want ErrConflict with a hint", err)
+	}
+	if err := m.Kill(t.Context(), 0); err != nil {
+		t.Error(err)
+	}
+	for _, name := range []string{l.Files.API, l.Files.Agent, l.Files.ConsoleSocket, agentDevice} {
+		if _, err := os.Lstat(filepath.Join(l.Dir, name)); err == nil {
+			t.Errorf("%s is left", name)
+		}
+	}
+	if exit, err := m.Wait(t.Context()); err != nil || exit.Code != -1 || exit.Reason == "" {
+		t.Errorf("Wait = %+v, %v, want that nothing tells how it ended", exit, err)
 	}
 }

@@ -100,7 +100,7 @@ func TestRenderRefuses(t *testing.T) {
 		{"accel", mvm.ErrUnsupported, func(l *vmm.Launch) { l.Accel = "tcg,thread=single" }},
 		{"accel", mvm.ErrUnsupported, func(l *vmm.Launch) { l.Accel = "" }},
 		{"vcpu", mvm.ErrInvalid, func(l *vmm.Launch) { l.VCPUs = 0 }},
-		{"vcpu", mvm.ErrUnsupported, func(l *vmm.Launch) { l.VCPUs = 289 }},
+		{"vcpu", mvm.ErrUnsupported, func(l *vmm.Launch) { l.VCPUs = 256 }},
 		{"mem", mvm.ErrInvalid, func(l *vmm.Launch) { l.MemMiB = 0 }},
 		{"mem", mvm.ErrUnsupported, func(l *vmm.Launch) { l.MemMiB = 1 << 30 }},
 		{"id", mvm.ErrInvalid, func(l *vmm.Launch) { l.ID = "a,debug-threads=on" }},
