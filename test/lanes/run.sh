@@ -6,7 +6,7 @@ set -euo pipefail
 cd "$(dirname "$0")/../.."
 dir=$(mktemp -d)
 trap 'rm -rf "$dir"' EXIT
-export MVM_TEST_LANES=$dir/lanes
+export MVM_TEST_LANES=$dir/lanes.txt
 : >"$MVM_TEST_LANES"
 export MVM_TEST_MVM=$PWD/bin/mvm
 go build -o "$dir/lanes" ./test/lanes

@@ -29,13 +29,17 @@ import (
 // bench is a Firecracker to be tested with, the fake or the real one, and a
 // kernel and initrd whose guest behaves as fakevmm's does.
 type bench struct {
+	fake                   bool
 	binary, kernel, initrd string
 	tap                    string        // a tap device that nobody uses; "" for none
 	patience               time.Duration // for what is expected to happen
 }
 
+// lenient reports whether the bench's fake has no API description to refuse by.
+func (b bench) lenient() bool { return b.fake && fakevmm.SpecPath() == "" }
+
 func fakeBench(t *testing.T) bench {
-	b := bench{binary: fakevmm.Install(t), tap: "never-opened", patience: 20 * time.Second}
+	b := bench{fake: true, binary: fakevmm.Install(t), tap: "never-opened", patience: 20 * time.Second}
 	b.kernel = filepath.Join(t.TempDir(), "vmlinux")
 	b.initrd = filepath.Join(t.TempDir(), "initrd")
 	for _, name := range []string{b.kernel, b.initrd} {
@@ -452,6 +456,10 @@ func testDevices(t *testing.T, b bench) {
 		"unknown word":   {c.do(ctx, "PATCH", "/vm", vmState{"paused"}, nil), "deserializing"},
 		"id with hyphen": {c.do(ctx, "PATCH", "/drives/a-b", map[string]string{"drive_id": "a-b"}, nil), "alphanumeric"},
 	} {
+		if b.lenient() && (name == "no such path" || name == "unknown field" || name == "unknown word") {
+			t.Logf("not checked, the reference is not here: %s", name)
+			continue
+		}
 		if tt.says == "" && tt.err != nil || tt.says != "" && (tt.err == nil || !strings.Contains(tt.err.Error(), tt.says)) {
 			t.Errorf("%s: %v, want %q", name, tt.err, tt.says)
 		}
