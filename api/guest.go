@@ -228,11 +228,7 @@ func (o *SSHOperation) Connect(ctx context.Context, in SSHInput) (int, error) {
 	if err != nil {
 		return 1, mvm.Wrap(err, "log in to", vm.Name)
 	}
-	timeout := in.Timeout
-	if timeout == 0 {
-		timeout = inv.set.num("settings.vm", "ssh_timeout_sec")
-	}
-	dial, cancel := context.WithTimeout(ctx, time.Duration(timeout)*time.Second)
+	dial, cancel := context.WithTimeout(ctx, sshTimeout(vm, inv.set, in.Timeout))
 	defer cancel()
 	addr := net.JoinHostPort(vm.IPv4, "22")
 	if err := guest.WaitTCP(dial, addr); err != nil {
@@ -245,6 +241,20 @@ func (o *SSHOperation) Connect(ctx context.Context, in SSHInput) (int, error) {
 	defer func() { _ = client.Close() }()
 	status, err := session(ctx, client, in)
 	return status.Code, mvm.Wrap(err, "run a command in", vm.Name)
+}
+
+// sshTimeout is how long a login may take. A guest that was started a moment ago
+// has as long as it has to get ready: its SSH server may come late in its boot.
+func sshTimeout(vm *mvm.VMInstanceItem, set settings, asked int) time.Duration {
+	if asked > 0 {
+		return time.Duration(asked) * time.Second
+	}
+	limit := time.Duration(set.num("settings.vm", "ssh_timeout_sec")) * time.Second
+	if vm.ProcessStartTime == nil {
+		return limit
+	}
+	booted := time.UnixMilli(*vm.ProcessStartTime).Add(time.Duration(set.num("settings.vm", "ready_timeout_sec")) * time.Second)
+	return max(limit, time.Until(booted))
 }
 
 // session runs the command or the login shell.

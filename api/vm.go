@@ -41,7 +41,7 @@ type VMCreateInput struct {
 	NetworkName      string
 	CloudInitMode    mvm.CloudInitMode
 	User             string // SSH user
-	DiskSize         string // "10G"; "" takes what the image needs
+	DiskSize         string // "10G"; "" takes 2 GiB, or more where the image needs it
 	RequestedGuestIP string
 	RequestedMAC     string
 	PCIEnabled       *bool

@@ -165,11 +165,16 @@ func (p *vmPlan) resolveNetwork(inv *inventory, in VMCreateInput) error {
 	return err
 }
 
-// resolveDisk chooses the disk's size: what was asked for, or the image's own.
+// defaultDiskMiB is the size of a disk where none is asked for and the image is
+// smaller: room to work in, which costs nothing until it is used.
+const defaultDiskMiB = 2048
+
+// resolveDisk chooses the disk's size: what was asked for, which must not be less
+// than the image's own, or the default.
 func (p *vmPlan) resolveDisk(size string) error {
-	least := p.image.MinimumRootfsSizeMiB
-	p.item.DiskSizeMiB = max(least, int((p.image.OriginalSize+(1<<20)-1)>>20))
+	p.item.DiskSizeMiB = max(p.image.MinimumRootfsSizeMiB, int((p.image.OriginalSize+(1<<20)-1)>>20))
 	if size == "" {
+		p.item.DiskSizeMiB = max(p.item.DiskSizeMiB, defaultDiskMiB)
 		return nil
 	}
 	bytes, err := mvm.ParseSize(size)

@@ -67,7 +67,8 @@ func (s *diskStep) Apply(ctx context.Context) error {
 	if s.format == "qcow2" {
 		return disk.Overlay(ctx, s.base, "raw", s.Path, s.size)
 	}
-	if err := disk.Clone(ctx, s.base, s.Path); err != nil {
+	// A clone that was made ahead, if there is one, else a copy.
+	if err := (&disk.Pool{Base: s.base}).Take(ctx, s.Path); err != nil {
 		return err
 	}
 	return disk.Grow(s.Path, s.size)
