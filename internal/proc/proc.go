@@ -40,30 +40,33 @@ func Self() Identity {
 // Of returns the identity of the process that has a pid now. A process that has
 // ended, a zombie included, gives ErrGone.
 func Of(pid int) (Identity, error) {
-	state, start, err := stat(pid)
+	ended, start, err := stat(pid)
 	if err != nil {
 		return Identity{}, err
 	}
-	if state == 'Z' || state == 'X' {
+	if ended {
 		return Identity{}, ErrGone
 	}
 	return Identity{PID: pid, StartTime: start, BootID: bootID()}, nil
 }
 
-// stat reads the state and the start time of a process from /proc/PID/stat
-// (proc(5), fields 3 and 22). The name in field 2 may hold anything but ends at
-// the last parenthesis.
-func stat(pid int) (state byte, start uint64, err error) {
+// stat reads from /proc/PID/stat (proc(5)) whether a process has ended, and when
+// it was started. The name in field 2 may hold anything but ends at the last
+// parenthesis. A zombie that has threads left has not ended: its first thread
+// has, and the others still work.
+func stat(pid int) (ended bool, start uint64, err error) {
 	data, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/stat")
 	if err != nil {
-		return 0, 0, ErrGone
+		return true, 0, ErrGone
 	}
-	fields := bytes.Fields(data[bytes.LastIndexByte(data, ')')+1:])
-	if len(fields) < 20 || len(fields[0]) != 1 {
-		return 0, 0, fmt.Errorf("/proc/%d/stat cannot be read", pid)
+	const state, numThreads, startTime = 0, 17, 19 // fields 3, 20 and 22
+	fields := strings.Fields(string(data[bytes.LastIndexByte(data, ')')+1:]))
+	if len(fields) <= startTime {
+		return false, 0, fmt.Errorf("/proc/%d/stat cannot be read", pid)
 	}
-	start, err = strconv.ParseUint(string(fields[19]), 10, 64)
-	return fields[0][0], start, err
+	start, err = strconv.ParseUint(fields[startTime], 10, 64)
+	ended = fields[state] == "X" || fields[state] == "Z" && fields[numThreads] <= "1" && len(fields[numThreads]) == 1
+	return ended, start, err
 }
 
 // Alive reports whether the process still runs. A zombie does not.
@@ -130,7 +133,7 @@ func WaitExit(ctx context.Context, id Identity) error {
 		if err != nil && !errors.Is(err, unix.EINTR) {
 			return fmt.Errorf("wait for process %d: %w", id.PID, err)
 		}
-		if n > 0 || !Alive(id) {
+		if n > 0 { // all its threads have ended
 			return nil
 		}
 	}
