@@ -216,9 +216,9 @@ func (b *bench) byHand(v vm) time.Duration {
 	defer b.ns.Run("ip", "link", "del", "hand0")
 	begin := time.Now()
 	b.ns.Run("qemu-img", "create", "-q", "-f", "qcow2", "-F", "raw", "-b", filepath.Join(b.cache, images[0].Path), overlay)
-	cmd := exec.Command("qemu-system-x86_64", "-nodefaults", "-no-user-config", "-display", "none", "-M", "q35", "-accel", "tcg,thread=multi", "-cpu", "max",
+	cmd := exec.Command("qemu-system-x86_64", "-nodefaults", "-no-user-config", "-display", "none", "-bios", "qboot.rom", "-M", "q35,vmport=off,sata=off,usb=off,smbus=off", "-accel", "tcg,thread=multi", "-cpu", "max",
 		"-smp", "1", "-m", "256", "-kernel", filepath.Join(b.cache, kernels[0].Path), "-initrd", filepath.Join(dir, "initrd"),
-		"-append", "console=ttyS0 net.ifnames=0 quiet tsc_early_khz="+strconv.Itoa(tscKHz()),
+		"-append", "console=ttyS0 net.ifnames=0 quiet no_timer_check cryptomgr.notests tsc_early_khz="+strconv.Itoa(tscKHz()),
 		"-drive", "file="+overlay+",if=none,id=d0,format=qcow2", "-device", "virtio-blk-pci,drive=d0",
 		"-netdev", "tap,id=n0,ifname=hand0,script=no,downscript=no", "-device", "virtio-net-pci,netdev=n0,mac="+v.MAC+",romfile=",
 		"-device", "virtio-rng-pci", "-serial", "null")
