@@ -103,17 +103,21 @@ func KindOf(err error) Kind {
 	return ErrUnavailable
 }
 
-// HintOf returns the outermost hint in err's chain, or "".
+// HintOf returns the outermost hint in what err wraps, of joined errors that of
+// the first which has one, or "".
 func HintOf(err error) string {
-	var e *Error
-	for errors.As(err, &e) {
-		if e.Hint != "" {
-			return e.Hint
+	if e, ok := err.(*Error); ok && e.Hint != "" { //nolint:errorlint // this walks the tree itself
+		return e.Hint
+	}
+	switch u := err.(type) { //nolint:errorlint // likewise
+	case interface{ Unwrap() error }:
+		return HintOf(u.Unwrap())
+	case interface{ Unwrap() []error }:
+		for _, inner := range u.Unwrap() {
+			if hint := HintOf(inner); hint != "" {
+				return hint
+			}
 		}
-		if e.Err == nil {
-			return ""
-		}
-		err = e.Err
 	}
 	return ""
 }

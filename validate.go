@@ -51,17 +51,13 @@ func clip(s string) string {
 // returns bytes. Units are powers of 1024.
 func ParseSize(s string) (int64, error) {
 	t := strings.ToUpper(strings.TrimSpace(s))
-	t = strings.TrimSuffix(strings.TrimSuffix(t, "B"), "I")
-	shift := map[byte]uint{'K': 10, 'M': 20, 'G': 30, 'T': 40}
-	unit := uint(20)
-	if t != "" {
-		if u, ok := shift[t[len(t)-1]]; ok {
-			unit, t = u, t[:len(t)-1]
-		}
-	}
-	f, err := strconv.ParseFloat(t, 64)
-	bytes := f * float64(int64(1)<<unit)
-	if err != nil || math.IsNaN(f) || f <= 0 || bytes >= math.MaxInt64 {
+	number := strings.TrimRight(t, "KMGTIB")
+	shift, known := map[string]uint{
+		"": 20, "K": 10, "KB": 10, "KIB": 10, "M": 20, "MB": 20, "MIB": 20, "G": 30, "GB": 30, "GIB": 30, "T": 40, "TB": 40, "TIB": 40,
+	}[t[len(number):]]
+	f, err := strconv.ParseFloat(number, 64)
+	bytes := f * float64(int64(1)<<shift)
+	if !known || err != nil || math.IsNaN(f) || bytes < 1 || bytes >= math.MaxInt64 {
 		return 0, Errorf(ErrInvalid, "%s is not a size", Quote(clip(s))).WithHint("write a number and a unit, such as 512M or 10G")
 	}
 	return int64(bytes), nil
