@@ -37,20 +37,13 @@ const (
 // nothing: a paravirtual KVM has one, and ordinary kernels hang on it.
 func CheckKVM() KVM { return checkKVM("/") }
 
+// checkKVM looks below root, which ends in a slash.
 func checkKVM(root string) KVM {
-	refuse := func(what, hint string) KVM { return KVM{Problem: Problem{what, hint}} }
 	f, err := os.OpenFile(root+"dev/kvm", os.O_RDWR, 0)
-	switch {
-	case errors.Is(err, fs.ErrNotExist):
-		if !cpuVirtualises(root) {
-			return refuse("there is no /dev/kvm, and the CPU shows no hardware virtualisation", "turn on VT-x or AMD-V in the firmware, or nested virtualisation at your provider")
-		}
-		return refuse("there is no /dev/kvm", "load the module with 'modprobe kvm_intel' or 'modprobe kvm_amd'")
-	case errors.Is(err, fs.ErrPermission):
-		return refuse("/dev/kvm may not be opened by this user", "add the user to the group kvm, or run with sudo")
-	case err != nil:
-		return refuse("/dev/kvm cannot be opened: "+err.Error(), "see 'dmesg' for messages of kvm")
+	if err != nil {
+		return KVM{Problem: closedKVM(err, cpuVirtualises(root))}
 	}
+	refuse := func(what, hint string) KVM { return KVM{Problem: Problem{what, hint}} }
 	defer func() { _ = f.Close() }()
 	if _, err := os.Stat(root + "sys/module/kvm_pvm"); err == nil {
 		k := refuse("KVM is paravirtual here (kvm_pvm): only kernels built as PVM guests boot", "use the QEMU fallback, or a machine with nested virtualisation")
@@ -66,6 +59,19 @@ func checkKVM(root string) KVM {
 		}
 	}
 	return KVM{Usable: true}
+}
+
+// closedKVM says why /dev/kvm could not be opened.
+func closedKVM(err error, virtualises bool) Problem {
+	switch {
+	case errors.Is(err, fs.ErrNotExist) && !virtualises:
+		return Problem{"there is no /dev/kvm, and the CPU shows no hardware virtualisation", "turn on VT-x or AMD-V in the firmware, or nested virtualisation at your provider"}
+	case errors.Is(err, fs.ErrNotExist):
+		return Problem{"there is no /dev/kvm", "load the module with 'modprobe kvm_intel' or 'modprobe kvm_amd'"}
+	case errors.Is(err, fs.ErrPermission):
+		return Problem{"/dev/kvm may not be opened by this user", "add the user to the group kvm, or run with sudo"}
+	}
+	return Problem{"/dev/kvm cannot be opened: " + err.Error(), "see 'dmesg' for messages of kvm"}
 }
 
 // cpuVirtualises reports whether the CPU flags name VT-x or AMD-V. Other
