@@ -37,14 +37,15 @@ const (
 )
 
 // config is yamux's, with bounds that a hostile peer cannot exceed: 256 KiB in
-// flight a stream, and no keep-alive, for a paused guest is not a dead one.
+// flight a stream, and neither keep-alive nor a short limit for writing, for a
+// paused guest is not a dead one.
 func config() *yamux.Config {
 	c := yamux.DefaultConfig()
 	c.EnableKeepAlive = false
 	c.MaxStreamWindowSize = 256 << 10
 	c.AcceptBacklog = 256
 	c.StreamOpenTimeout = 0 // DialPort has its own limit; yamux's would end the session
-	c.ConnectionWriteTimeout = 30 * time.Second
+	c.ConnectionWriteTimeout = time.Hour
 	c.LogOutput = io.Discard
 	return c
 }
@@ -71,7 +72,7 @@ func Host(ctx context.Context, conn io.ReadWriteCloser) (*yamux.Session, error) 
 	if err != nil {
 		return nil, err
 	}
-	return yamux.Client(&stream{r, conn}, config())
+	return yamux.Client(&stream{&guard{Reader: r}, conn}, config())
 }
 
 func repeat(w io.Writer, line string, until <-chan struct{}) error {
