@@ -11,6 +11,7 @@ import (
 	"github.com/mvmctl/mvm/internal/op"
 	"github.com/mvmctl/mvm/internal/run"
 	"github.com/mvmctl/mvm/internal/store"
+	"github.com/mvmctl/mvm/internal/vmm"
 )
 
 // core is what the operations of one Client share. Everything is made when it
@@ -19,7 +20,12 @@ type core struct {
 	cfg    Config
 	paths  paths
 	runner *run.Host
-	net    network.Kernel
+
+	// The machine; tests put another in its place.
+	net         network.Kernel
+	qemu        func() vmm.Driver
+	firecracker func(binary string) vmm.Driver
+	isRoot      func() bool
 
 	noticeMu sync.Mutex // one notice at a time
 
@@ -38,7 +44,9 @@ func newCore(cfg Config) (*core, error) {
 			return nil, mvm.Errorf(mvm.ErrUnavailable, "cannot tell which program this is: %w", err)
 		}
 	}
-	return &core{cfg: cfg, paths: p, runner: &run.Host{}, net: linux.New()}, nil
+	c := &core{cfg: cfg, paths: p, runner: &run.Host{}, net: linux.New(), isRoot: func() bool { return os.Geteuid() == 0 }}
+	c.qemu, c.firecracker = c.realQEMU, c.realFirecracker
+	return c, nil
 }
 
 func (c *core) close() error {
@@ -117,8 +125,8 @@ func (c *core) noticeOnce(ctx context.Context, key, text string) {
 
 // requireRoot refuses what needs the host's network and devices, before any
 // side effect.
-func requireRoot(what string, command ...string) error {
-	if os.Geteuid() == 0 {
+func (c *core) requireRoot(what string, command ...string) error {
+	if c.isRoot() {
 		return nil
 	}
 	return &mvm.NeedsInteraction{What: what + " needs root", Command: append([]string{"sudo", "mvm"}, command...)}

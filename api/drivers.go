@@ -155,10 +155,10 @@ func (p *vmPlan) recordHandle() error {
 
 func (c *core) launcher() supervisor.Launcher { return supervisor.Launcher{Exe: c.cfg.Executable} }
 
-func (c *core) qemu() vmm.Driver {
+func (c *core) realQEMU() vmm.Driver {
 	return qemu.New(qemu.Options{Launcher: c.launcher(), CacheDir: c.paths.cache, Runner: c.runner})
 }
 
-func (c *core) firecracker(binary string) vmm.Driver {
+func (c *core) realFirecracker(binary string) vmm.Driver {
 	return firecracker.New(firecracker.Options{Binary: binary, Cache: filepath.Join(c.paths.cache, "firecracker.version"), Runner: c.runner, Launcher: c.launcher()})
 }

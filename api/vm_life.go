@@ -41,7 +41,7 @@ func (o *VMOperation) Start(ctx context.Context, in VMInput, opts ...Option) (mv
 	}
 	progress := options(opts).progress
 	return o.each(ctx, "start VM", in, func(ctx context.Context, st *store.Store, vm *mvm.VMInstanceItem) error {
-		if err := requireRoot("starting a VM", "vm", "start", vm.Name); err != nil {
+		if err := o.core.requireRoot("starting a VM", "vm", "start", vm.Name); err != nil {
 			return err
 		}
 		progress.Send("start", "starting "+vm.Name)
@@ -107,7 +107,7 @@ func (s *clearStep) Revert(context.Context) error { return nil }
 func (o *VMOperation) Stop(ctx context.Context, in VMInput, opts ...Option) (mvm.Batch[*mvm.VMInstanceItem], error) {
 	progress := options(opts).progress
 	return o.each(ctx, "stop VM", in, func(ctx context.Context, st *store.Store, vm *mvm.VMInstanceItem) error {
-		if err := requireRoot("stopping a VM", "vm", "stop", vm.Name); err != nil {
+		if err := o.core.requireRoot("stopping a VM", "vm", "stop", vm.Name); err != nil {
 			return err
 		}
 		progress.Send("stop", "stopping "+vm.Name)
@@ -169,7 +169,7 @@ func (c *core) end(ctx context.Context, st *store.Store, vm *mvm.VMInstanceItem,
 func (o *VMOperation) Remove(ctx context.Context, in VMInput, opts ...Option) (mvm.Batch[*mvm.VMInstanceItem], error) {
 	progress := options(opts).progress
 	return o.each(ctx, "remove VM", in, func(ctx context.Context, st *store.Store, vm *mvm.VMInstanceItem) error {
-		if err := requireRoot("removing a VM", "vm", "rm", vm.Name); err != nil {
+		if err := o.core.requireRoot("removing a VM", "vm", "rm", vm.Name); err != nil {
 			return err
 		}
 		progress.Send("remove", "removing "+vm.Name)
@@ -226,7 +226,7 @@ func (o *VMOperation) Resume(ctx context.Context, in VMInput, _ ...Option) (mvm.
 }
 
 func (c *core) pauser(ctx context.Context, vm *mvm.VMInstanceItem, verb mvm.Verb, success mvm.VMStatus, do func(vmm.Pauser, context.Context) error) error {
-	if err := requireRoot("this", "vm", string(verb), vm.Name); err != nil {
+	if err := c.requireRoot("this", "vm", string(verb), vm.Name); err != nil {
 		return err
 	}
 	if !mvm.TransitionOf(verb).Allows(vm.Status) {
@@ -279,7 +279,7 @@ func (o *VMOperation) Reboot(ctx context.Context, in VMInput, opts ...Option) (m
 	}
 	progress := options(opts).progress
 	return o.each(ctx, "reboot VM", in, func(ctx context.Context, st *store.Store, vm *mvm.VMInstanceItem) error {
-		if err := requireRoot("rebooting a VM", "vm", "reboot", vm.Name); err != nil {
+		if err := o.core.requireRoot("rebooting a VM", "vm", "reboot", vm.Name); err != nil {
 			return err
 		}
 		if !mvm.TransitionOf(mvm.VerbReboot).Allows(vm.Status) {
