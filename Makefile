@@ -43,7 +43,7 @@ race: ## the fast tests under the race detector (needs a C compiler)
 	@CGO_ENABLED=1 $(GO) test -race -short ./...
 
 bench: build test-packages ## benchmarks, as ratios in one run
-	@MVM_BENCH=1 $(GO) test -run '^TestBench' -v -count=1 -timeout 30m ./test/bench
+	@MVM_TEST_MVM=$(CURDIR)/bin/mvm $(GO) test -run '^$$' -bench . -benchtime 1x -timeout 30m ./test/bench
 
 lint: ## gofmt, vet, and golangci-lint where it is installed
 	@test -z "$$(gofmt -l .)" || { gofmt -l .; exit 1; }

@@ -3,8 +3,10 @@ package store_test
 import (
 	"database/sql"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/mvmctl/mvm"
@@ -106,8 +108,9 @@ func TestOpenRefuses(t *testing.T) {
 }
 
 func TestOpenWithoutPermission(t *testing.T) {
-	if os.Getuid() == 0 {
-		t.Skip("root may write everywhere; run as a user")
+	if os.Getuid() == 0 { // root may write everywhere: again, as nobody
+		asNobody(t)
+		return
 	}
 	dir := t.TempDir()
 	must(t, os.Chmod(dir, 0o500))
@@ -115,6 +118,28 @@ func TestOpenWithoutPermission(t *testing.T) {
 	wantError(t, err, mvm.ErrPrivilege, "cannot be written")
 	_, err = store.Open(t.Context(), filepath.Join(dir, "mvm.db"))
 	wantError(t, err, mvm.ErrPrivilege, "cannot be written")
+}
+
+// asNobody runs the calling test in a process of the user nobody.
+func asNobody(t *testing.T) {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "mvm-store-")
+	must(t, err)
+	t.Cleanup(func() { must(t, os.RemoveAll(dir)) })
+	const nobody = 65534
+	must(t, os.Chown(dir, nobody, nobody))
+	data, err := os.ReadFile(os.Args[0])
+	must(t, err)
+	bin := filepath.Join(dir, "store.test")
+	must(t, os.WriteFile(bin, data, 0o755)) //nolint:gosec // it is to be executed
+	cmd := exec.CommandContext(t.Context(), bin, "-test.run=^"+t.Name()+"$", "-test.v")
+	cmd.Dir, cmd.Env = dir, []string{"TMPDIR=" + dir}
+	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: nobody, Gid: nobody}}
+	out, err := cmd.CombinedOutput()
+	must(t, os.Chmod(dir, 0o700))
+	if err != nil || !strings.Contains(string(out), "--- PASS: "+t.Name()) {
+		t.Errorf("as nobody: %v\n%s", err, out)
+	}
 }
 
 func raw(t *testing.T, path string, statements ...string) {

@@ -25,17 +25,14 @@ import (
 const rounds = 5
 
 type bench struct {
-	t     *testing.T
+	t     testing.TB
 	ns    *nettest.Namespace
 	bin   string
 	cache string
 }
 
-func newBench(t *testing.T) *bench {
+func newBench(t testing.TB) *bench {
 	t.Helper()
-	if os.Getenv("MVM_BENCH") == "" {
-		t.Skip("skipped: benchmarks run with `make bench`")
-	}
 	testenv.Require(t, "root", "netns", "qemu", "apt", "e2fsprogs")
 	b := &bench{t: t, bin: os.Getenv("MVM_TEST_MVM"), cache: t.TempDir()}
 	if b.bin == "" {
@@ -109,10 +106,10 @@ func (b *bench) vm() vm {
 	return all[0]
 }
 
-// TestBenchCreate measures our own part of create, from the command's start to
+// BenchmarkCreate measures our own part of create, from the command's start to
 // the VMM's, and counts the programs that it executes.
-func TestBenchCreate(t *testing.T) {
-	b := newBench(t)
+func BenchmarkCreate(tb *testing.B) {
+	b := newBench(tb)
 	var took []time.Duration
 	b.mvm("vm", "create", "bench", "--image", "tiny", "--disk-size", "1G") // makes what is shared
 	for range rounds {
@@ -177,10 +174,10 @@ func (b *bench) children() {
 	fmt.Printf("create executes %d child processes (limit 5)\n", n-1)
 }
 
-// TestBenchBoot measures create until SSH answers against the same kernel, initrd
+// BenchmarkBoot measures create until SSH answers against the same kernel, initrd
 // and image started by hand with the best command line found.
-func TestBenchBoot(t *testing.T) {
-	b := newBench(t)
+func BenchmarkBoot(tb *testing.B) {
+	b := newBench(tb)
 	var ours, hand []time.Duration
 	b.mvm("vm", "create", "bench", "--image", "tiny", "--mem", "256", "--wait=ssh")
 	for range rounds {

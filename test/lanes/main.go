@@ -48,6 +48,7 @@ type tally struct {
 	results map[testID]string
 	output  map[testID][]string
 	failed  []testID
+	skips   []string // package, test and reason
 	broken  bool // a package that did not build, or a run that died
 }
 
@@ -96,8 +97,28 @@ func (t *tally) add(e event, out io.Writer) {
 			t.failed = append(t.failed, id)
 			fmt.Fprint(out, strings.Join(t.output[id], ""))
 		}
+		if e.Action == "skip" {
+			t.skips = append(t.skips, e.Package+" "+e.Test+": "+reason(t.output[id]))
+		}
 		delete(t.output, id)
 	}
+}
+
+// reason is what a test said last before it was skipped.
+func reason(output []string) string {
+	for _, line := range slices.Backward(output) {
+		line = strings.TrimSpace(line)
+		if line == "" || strings.HasPrefix(line, "---") || strings.HasPrefix(line, "===") {
+			continue
+		}
+		if _, said, ok := strings.Cut(line, ".go:"); ok { // "file_test.go:12: why"
+			if _, why, ok := strings.Cut(said, ": "); ok {
+				return why
+			}
+		}
+		return line
+	}
+	return "no reason given"
 }
 
 // lane is a lane's name and what tests said of themselves.
@@ -165,6 +186,9 @@ func (t *tally) summary(out io.Writer, lanes map[string]*lane) error {
 		for _, why := range slices.Sorted(maps.Keys(l.reasons)) {
 			fmt.Fprintf(out, "         skipped %d: %s\n", l.reasons[why], why)
 		}
+	}
+	for _, s := range t.skips {
+		fmt.Fprintf(out, "skipped: %s\n", strings.TrimPrefix(s, "github.com/mvmctl/mvm/"))
 	}
 	for _, f := range t.failed {
 		fmt.Fprintf(out, "failed: %s %s\n", f.pkg, f.test)

@@ -212,9 +212,6 @@ func testCrash(t *testing.T, f Fixture) {
 }
 
 func testPowerOff(t *testing.T, f Fixture) {
-	if f.PowerOff == nil {
-		t.Skip("no guest here powers off by itself")
-	}
 	l := f.Launch(t)
 	f.PowerOff(&l)
 	m := start(t, f, l)

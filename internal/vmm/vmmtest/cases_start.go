@@ -66,10 +66,10 @@ func testStartFails(t *testing.T, f Fixture) {
 			l.Disks = []vmm.Disk{{ID: "rootfs", Path: filepath.Join(l.Dir, "no-such-disk"), Format: "raw"}}
 		}, "no-such-disk", false},
 	} {
+		if f.InMemory && c.executes {
+			continue
+		}
 		t.Run(c.name, func(t *testing.T) {
-			if f.InMemory && c.executes {
-				t.Skip("this driver executes nothing")
-			}
 			l := f.Launch(t)
 			c.change(t, &l)
 			m, err := f.Driver.Start(within(t), l)
