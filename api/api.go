@@ -50,6 +50,9 @@ type Client struct {
 	Binary  *BinaryOperation
 	Host    *HostOperation
 	SSH     *SSHOperation
+	Exec    *ExecOperation
+	Console *ConsoleOperation
+	Log     *LogOperation
 	Init    *InitOperation
 
 	core *core
@@ -64,6 +67,7 @@ func Open(_ context.Context, cfg Config) (*Client, error) {
 	return &Client{
 		VM: &VMOperation{c}, Network: &NetworkOperation{c}, Image: &ImageOperation{c}, Kernel: &KernelOperation{c},
 		Key: &KeyOperation{c}, Binary: &BinaryOperation{c}, Host: &HostOperation{c}, SSH: &SSHOperation{c}, Init: &InitOperation{c},
+		Exec: &ExecOperation{c}, Console: &ConsoleOperation{c}, Log: &LogOperation{c},
 		core: c,
 	}, nil
 }

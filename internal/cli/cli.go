@@ -20,6 +20,7 @@ type app struct {
 	stdin  io.Reader
 	out    *render.Output
 	getenv func(string) string
+	sig    *signals // nil in tests
 
 	restoreMu sync.Mutex
 	restore   func() // puts the terminal back; nil when nothing was changed
@@ -32,11 +33,12 @@ func Main(args []string) int {
 	a.out.JSON = wantsJSON(args) // also for errors that are found before flags are read
 	sig := watchSignals()
 	defer sig.stop()
+	a.sig = sig
 
 	done := make(chan int, 1)
 	go func() {
 		root := newRoot(a)
-		root.SetArgs(joinWait(args))
+		root.SetArgs(dockerWords(joinWait(args)))
 		cmd, err := root.ExecuteContextC(sig.ctx)
 		done <- a.report(sig.ctx, cmd, err)
 	}()

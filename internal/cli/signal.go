@@ -5,6 +5,7 @@ import (
 	"errors"
 	"os"
 	"os/signal"
+	"sync"
 	"syscall"
 )
 
@@ -12,11 +13,14 @@ import (
 var errInterrupted = errors.New("interrupted")
 
 // signals turns the first SIGINT or SIGTERM into the end of ctx, and the second
-// into again.
+// into again. While a command takes them they go to it instead.
 type signals struct {
 	ctx   context.Context
 	again chan struct{}
 	stop  func()
+
+	mu   sync.Mutex
+	take func(os.Signal) bool // nil: nobody takes them
 }
 
 func watchSignals() *signals {
@@ -29,12 +33,39 @@ func watchSignals() *signals {
 		cancel(context.Canceled)
 	}
 	go func() {
-		<-got
+		s.next(got)
 		cancel(errInterrupted)
-		<-got
+		s.next(got)
 		close(s.again)
 	}()
 	return s
+}
+
+// next returns with a signal that is for us.
+func (s *signals) next(got <-chan os.Signal) {
+	for sig := range got {
+		s.mu.Lock()
+		take := s.take
+		s.mu.Unlock()
+		if take == nil || !take(sig) {
+			return
+		}
+	}
+}
+
+// forward has signals go to take, as long as that returns true, until end is
+// called. It does nothing where no signals are watched.
+func (s *signals) forward(take func(os.Signal) bool) (end func()) {
+	if s == nil {
+		return func() {}
+	}
+	set := func(f func(os.Signal) bool) {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		s.take = f
+	}
+	set(take)
+	return func() { set(nil) }
 }
 
 func interrupted(ctx context.Context) bool {

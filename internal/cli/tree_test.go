@@ -114,6 +114,7 @@ func TestReferenceWords(t *testing.T) {
 	for _, words := range []string{
 		"vm list", "vm ls", "vm ps", "vm remove", "vm rm", "vm delete", "vm del", "net ls", "network list", "img ls", "image del", "kernel rm",
 		"kernel remove", "key list", "image default", "kernel default", "kernel import", "host status", "init", "ssh", "completion", "version",
+		"exec", "logs", "console",
 	} {
 		cmd, rest, err := root.Find(strings.Fields(words))
 		if err != nil || len(rest) > 0 || cmd.HasSubCommands() {
@@ -129,6 +130,9 @@ func TestReferenceWords(t *testing.T) {
 		"vm reboot":   "force json",
 		"vm rm":       "force json",
 		"ssh":         "user key cmd timeout",
+		"exec":        "user timeout no-sync port",
+		"logs":        "os lines follow",
+		"console":     "state kill",
 		"init":        "non-interactive skip-host skip-network",
 		"kernel pull": "type version default",
 		"image pull":  "type version force default no-cache",

@@ -40,7 +40,9 @@ type console struct {
 	ring    []byte
 	log     *os.File
 	logSize int64
-	viewers map[chan []byte]struct{}
+	viewers map[chan []byte]struct{} // nil after the end
+
+	listener net.Listener // nil while nobody can attach
 }
 
 func newConsole(s Spec) (*console, error) {
@@ -101,9 +103,7 @@ func (c *console) drain() {
 	<-c.done
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	for v := range c.viewers {
-		close(v)
-	}
+	c.disconnect()
 	c.viewers = nil
 	_ = c.log.Close()
 }
@@ -136,12 +136,21 @@ func (c *console) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// serve lets viewers attach. The listener ends with the process.
+// serve lets viewers attach, until the end of the process or unserve. Where they
+// can already, it does nothing.
 func (c *console) serve() {
+	c.mu.Lock()
+	if c.listener != nil || c.viewers == nil {
+		c.mu.Unlock()
+		return
+	}
 	l, err := fsx.ListenUnix(c.spec.ConsoleSocket)
 	if err != nil {
+		c.mu.Unlock()
 		return // a console without viewers; the log goes on
 	}
+	c.listener = l
+	c.mu.Unlock()
 	for {
 		conn, err := l.Accept()
 		if err != nil {
@@ -151,11 +160,32 @@ func (c *console) serve() {
 	}
 }
 
+// unserve disconnects all viewers and lets none attach. The log goes on.
+func (c *console) unserve() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.listener == nil {
+		return
+	}
+	_ = c.listener.Close()
+	_ = os.Remove(c.spec.ConsoleSocket)
+	c.listener = nil
+	c.disconnect()
+}
+
+// disconnect ends all viewers. The caller holds mu.
+func (c *console) disconnect() {
+	for v := range c.viewers {
+		delete(c.viewers, v)
+		close(v)
+	}
+}
+
 func (c *console) view(conn net.Conn) {
 	defer func() { _ = conn.Close() }()
 	queue := make(chan []byte, viewerQueue)
 	c.mu.Lock()
-	if c.viewers == nil {
+	if c.viewers == nil || c.listener == nil {
 		c.mu.Unlock()
 		return
 	}

@@ -31,6 +31,8 @@ func Main(args []string) int {
 	// Caught and dropped, not ignored: the VMM would inherit that, and then not end
 	// on SIGTERM.
 	signal.Notify(make(chan os.Signal, 1), syscall.SIGHUP, syscall.SIGINT, syscall.SIGTERM, syscall.SIGPIPE)
+	relay := make(chan os.Signal, 8)
+	signal.Notify(relay, syscall.SIGUSR1, syscall.SIGUSR2)
 	out := os.NewFile(reportFD, "report")
 	if out == nil || len(args) != 2 {
 		return 2
@@ -49,7 +51,7 @@ func Main(args []string) int {
 	if err != nil {
 		return 1
 	}
-	return v.run()
+	return v.run(relay)
 }
 
 // supervised is the VMM and what the supervisor does for it.
@@ -101,13 +103,23 @@ func start(dir string) (*supervised, error) {
 	return v, nil
 }
 
-// run does the supervisor's work until the VMM ends.
-func (v *supervised) run() int {
+// run does the supervisor's work until the VMM ends. Of the signals that come by
+// relay, SIGUSR1 ends the relay of the console to viewers, SIGUSR2 begins it.
+func (v *supervised) run(relay <-chan os.Signal) int {
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
 	go v.console.relay()
 	if v.spec.ConsoleSocket != "" {
 		go v.console.serve()
+		go func() {
+			for sig := range relay {
+				if sig == syscall.SIGUSR1 {
+					v.console.unserve()
+				} else {
+					go v.console.serve()
+				}
+			}
+		}()
 	}
 	if v.spec.MuxDevice != "" {
 		go serveMux(ctx, v.spec.MuxDevice, v.spec.MuxSocket)

@@ -299,3 +299,49 @@ func TestMuxCarriesManyStreamsAndBeginsAnew(t *testing.T) {
 		t.Error("a port on which nothing listens was connected")
 	}
 }
+
+func TestRelayEndsAndBegins(t *testing.T) {
+	s := spec(t, `echo booted; while read line; do echo "heard $line"; done`)
+	st := spawn(t, s)
+	attach := func() (net.Conn, error) { return fsx.DialUnix(t.Context(), s.ConsoleSocket) }
+	var v net.Conn
+	eventually(t, "console socket", func() (ok bool) {
+		var err error
+		v, err = attach()
+		return err == nil
+	})
+	defer v.Close()
+	if _, err := io.ReadFull(v, make([]byte, len("booted\n"))); err != nil {
+		t.Fatal(err)
+	}
+	if err := proc.Signal(st.Supervisor, syscall.SIGUSR1); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := io.ReadAll(v); err != nil {
+		t.Errorf("the viewer was not disconnected: %v", err)
+	}
+	eventually(t, "no more console socket", func() bool { _, err := attach(); return err != nil })
+	for range 2 { // the second does nothing
+		if err := proc.Signal(st.Supervisor, syscall.SIGUSR2); err != nil {
+			t.Fatal(err)
+		}
+	}
+	var again net.Conn
+	eventually(t, "console socket again", func() (ok bool) {
+		var err error
+		again, err = attach()
+		return err == nil
+	})
+	defer again.Close()
+	if _, err := io.WriteString(again, "hello\n"); err != nil {
+		t.Fatal(err)
+	}
+	want := "booted\nheard hello\n"
+	got := make([]byte, len(want))
+	if _, err := io.ReadFull(again, got); err != nil || string(got) != want {
+		t.Errorf("the new viewer is shown %q, %v", got, err)
+	}
+	if !proc.Alive(st.VMM) {
+		t.Error("the VMM ended")
+	}
+}
