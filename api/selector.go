@@ -75,8 +75,18 @@ func notFound[T any](what, selector, next string, all []candidate[T]) error {
 	if near := mvm.Nearest(selector, names); len(near) > 0 {
 		return e.WithHint("did you mean %s?", strings.Join(near, " or "))
 	}
+	if len(all) > 0 && len(all) <= fewEnoughToList {
+		var labels []string
+		for _, c := range all {
+			labels = append(labels, c.label)
+		}
+		return e.WithHint("there is %s; %s", strings.Join(labels, ", "), next)
+	}
 	return e.WithHint("%s", next)
 }
+
+// fewEnoughToList is how many objects a hint names when none is near what was typed.
+const fewEnoughToList = 4
 
 func at(ranks [][]string, i int) []string {
 	if i < len(ranks) {

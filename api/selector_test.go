@@ -52,6 +52,14 @@ func TestPick(t *testing.T) {
 		t.Errorf("near: %q", got)
 	}
 	_, err = pick("VM", "zzzzzz", "see 'mvm vm ls'", vmCandidates(vms))
+	if got := mvm.HintOf(err); !strings.HasPrefix(got, "there is web, db, ") || !strings.HasSuffix(got, "; see 'mvm vm ls'") {
+		t.Errorf("nothing near, but few to name: %q", got)
+	}
+	many := vms
+	for range fewEnoughToList {
+		many = append(many, &mvm.VMInstanceItem{Name: "another"})
+	}
+	_, err = pick("VM", "zzzzzz", "see 'mvm vm ls'", vmCandidates(many))
 	if got := mvm.HintOf(err); got != "see 'mvm vm ls'" {
 		t.Errorf("nothing near: %q", got)
 	}
