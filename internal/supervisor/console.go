@@ -3,128 +3,90 @@ package supervisor
 import (
 	"errors"
 	"fmt"
-	"io/fs"
 	"net"
 	"os"
 	"path/filepath"
 	"sync"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/mvmctl/mvm/internal/fsx"
 )
 
-// Names of the FIFOs in a VM's directory: the VMM reads the one and writes the
-// other.
-const (
-	consoleIn  = "console.in"
-	consoleOut = "console.out"
-)
-
-// Bounds of what a guest can make us keep.
+// Bounds of what a guest, or a viewer, can make us keep.
 const (
 	ringSize    = 64 << 10 // what a new viewer is shown
-	maxLog      = 1 << 20  // then the log is renamed to .1, in place of an older one
 	viewerQueue = 64       // chunks that a slow viewer may be behind before it loses some
+	maxViewers  = 32
 )
+
+// viewerLimit is how long viewers have to take the last words of a VM.
+const viewerLimit = 200 * time.Millisecond
 
 // console relays a VM's serial console: from the VMM to the log, a ring in
 // memory and all viewers; from any viewer to the VMM.
 type console struct {
-	spec    Spec
-	in, out *os.File // our ends of the FIFOs
-	done    chan struct{}
+	socket  string
+	in      *os.File // our end of the FIFO
+	out     *source
+	viewing sync.WaitGroup
 
 	mu      sync.Mutex
-	ring    []byte
-	log     *os.File
-	logSize int64
+	ring    []byte // the last ringSize bytes are shown
+	log     boundedLog
 	viewers map[chan []byte]struct{} // nil after the end
 
 	listener net.Listener // nil while nobody can attach
 }
 
 func newConsole(s Spec) (*console, error) {
-	c := &console{spec: s, done: make(chan struct{}), viewers: map[chan []byte]struct{}{}}
-	for _, name := range []string{consoleIn, consoleOut} {
-		path := filepath.Join(s.Dir, name)
-		if err := unix.Mkfifo(path, 0o600); err != nil && !errors.Is(err, fs.ErrExist) {
-			return nil, fmt.Errorf("make %s: %w", path, err)
-		}
-	}
+	c := &console{socket: s.ConsoleSocket, log: boundedLog{path: s.Console}, viewers: map[chan []byte]struct{}{}}
 	var err error
 	if c.in, err = openFIFO(filepath.Join(s.Dir, consoleIn)); err != nil {
 		return nil, err
 	}
-	if c.out, err = openFIFO(filepath.Join(s.Dir, consoleOut)); err != nil {
+	if c.out, err = openSource(filepath.Join(s.Dir, consoleOut), c.take); err != nil {
 		return nil, err
 	}
-	// Room for a burst while we are not scheduled; the default of 64 KiB will do
-	// where it may not be changed.
-	_, _ = unix.FcntlInt(c.out.Fd(), unix.F_SETPIPE_SZ, 1<<20)
-	if err := c.openLog(); err != nil {
+	if err := c.log.open(); err != nil {
 		return nil, fmt.Errorf("open the console's log: %w", err)
 	}
 	return c, nil
 }
 
-func (c *console) openLog() error {
-	f, err := os.OpenFile(c.spec.Console, os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o600)
-	if err != nil {
-		return err
-	}
-	fi, err := f.Stat()
-	if err != nil {
-		return errors.Join(err, f.Close())
-	}
-	c.log, c.logSize = f, fi.Size()
-	return nil
-}
-
-// relay reads what the guest prints until the console is drained.
-func (c *console) relay() {
-	defer close(c.done)
-	buf := make([]byte, 4096)
-	for {
-		n, err := c.out.Read(buf)
-		if n > 0 {
-			_, _ = c.Write(buf[:n]) // never fails
-		}
-		if err != nil {
-			return
-		}
-	}
-}
-
-// drain has relay read what is left, and ends it.
-func (c *console) drain() {
-	_ = c.out.SetReadDeadline(time.Now().Add(50 * time.Millisecond))
-	<-c.done
+// finish takes what the VMM has left, and says to viewers that it was all.
+func (c *console) finish() {
+	c.out.finish()
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.disconnect()
 	c.viewers = nil
-	_ = c.log.Close()
+	c.log.close()
 }
 
-// Write takes what the guest printed. A log that cannot be written (a full
-// disk) loses it; the guest is never held up.
-func (c *console) Write(p []byte) (int, error) {
+// waitViewers gives viewers the time to take what is in their queues.
+func (c *console) waitViewers() {
+	gone := make(chan struct{})
+	go func() {
+		c.viewing.Wait()
+		close(gone)
+	}()
+	select {
+	case <-gone:
+	case <-time.After(viewerLimit):
+	}
+}
+
+// take takes what the guest printed, and is never held up.
+func (c *console) take(p []byte) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.logSize+int64(len(p)) > maxLog {
-		_ = c.log.Close()
-		_ = os.Rename(c.spec.Console, c.spec.Console+".1")
-		if c.openLog() != nil {
-			c.logSize = 0
-		}
-	}
-	n, _ := c.log.Write(p)
-	c.logSize += int64(n)
+	c.log.write(p)
 	c.ring = append(c.ring, p...)
-	if over := len(c.ring) - ringSize; over > 0 {
-		c.ring = append(c.ring[:0], c.ring[over:]...)
+	if len(c.ring) > 2*ringSize { // not for each chunk, which may be a single byte
+		c.ring = append(c.ring[:0], c.ring[len(c.ring)-ringSize:]...)
+	}
+	if len(c.viewers) == 0 {
+		return
 	}
 	chunk := append([]byte(nil), p...)
 	for v := range c.viewers {
@@ -133,7 +95,6 @@ func (c *console) Write(p []byte) (int, error) {
 		default: // it reads too slowly
 		}
 	}
-	return len(p), nil
 }
 
 // serve lets viewers attach, until the end of the process or unserve. Where they
@@ -144,19 +105,32 @@ func (c *console) serve() {
 		c.mu.Unlock()
 		return
 	}
-	l, err := fsx.ListenUnix(c.spec.ConsoleSocket)
+	l, err := fsx.ListenUnix(c.socket)
 	if err != nil {
 		c.mu.Unlock()
 		return // a console without viewers; the log goes on
 	}
 	c.listener = l
 	c.mu.Unlock()
+	acceptAll(l, func(conn net.Conn) { go c.view(conn) })
+}
+
+// acceptPause is the pause after a connection that could not be accepted.
+const acceptPause = 100 * time.Millisecond
+
+// acceptAll accepts connections until the listener is closed. Other errors, too
+// many open files say, pass.
+func acceptAll(l net.Listener, each func(net.Conn)) {
 	for {
 		conn, err := l.Accept()
-		if err != nil {
+		switch {
+		case err == nil:
+			each(conn)
+		case errors.Is(err, net.ErrClosed):
 			return
+		default:
+			time.Sleep(acceptPause)
 		}
-		go c.view(conn)
 	}
 }
 
@@ -168,7 +142,7 @@ func (c *console) unserve() {
 		return
 	}
 	_ = c.listener.Close()
-	_ = os.Remove(c.spec.ConsoleSocket)
+	_ = os.Remove(c.socket)
 	c.listener = nil
 	c.disconnect()
 }
@@ -185,13 +159,15 @@ func (c *console) view(conn net.Conn) {
 	defer func() { _ = conn.Close() }()
 	queue := make(chan []byte, viewerQueue)
 	c.mu.Lock()
-	if c.viewers == nil || c.listener == nil {
+	if c.viewers == nil || c.listener == nil || len(c.viewers) >= maxViewers {
 		c.mu.Unlock()
 		return
 	}
-	replay := append([]byte(nil), c.ring...)
+	replay := append([]byte(nil), c.ring[max(0, len(c.ring)-ringSize):]...)
 	c.viewers[queue] = struct{}{}
+	c.viewing.Add(1)
 	c.mu.Unlock()
+	defer c.viewing.Done()
 	go func() {
 		buf := make([]byte, 512)
 		for {

@@ -38,6 +38,7 @@ func Main(args []string) int {
 		return 2
 	}
 	syscall.CloseOnExec(reportFD)
+	closeInherited(reportFD)
 	v, err := start(args[1])
 	rep := report{}
 	if err != nil {
@@ -60,6 +61,8 @@ type supervised struct {
 	process *os.Process
 	id      proc.Identity
 	console *console
+	log     boundedLog // of the VMM
+	stderr  *source
 }
 
 func start(dir string) (*supervised, error) {
@@ -72,27 +75,19 @@ func start(dir string) (*supervised, error) {
 		return nil, err
 	}
 	s := v.spec
-	log, err := os.OpenFile(s.Log, os.O_WRONLY|os.O_CREATE|os.O_TRUNC|os.O_APPEND, 0o600)
-	if err != nil {
-		return nil, fmt.Errorf("open the VMM's log: %w", err)
-	}
-	defer func() { _ = log.Close() }()
-	if v.console, err = newConsole(s); err != nil {
+	if err := v.prepare(); err != nil {
 		return nil, err
 	}
-	stdin, stdout, err := vmmEnds(s.Dir)
+	ends, err := openVMMEnds(s.Dir)
 	if err != nil {
 		return nil, err
 	}
-	defer func() { _ = errors.Join(stdin.Close(), stdout.Close()) }()
-	v.process, v.id, err = proc.StartDetached(proc.Spec{Path: s.Argv[0], Args: s.Argv[1:], Dir: s.Dir, Env: s.Env, Stdin: stdin, Stdout: stdout, Stderr: log})
+	defer ends.close()
+	v.process, v.id, err = proc.StartDetached(proc.Spec{Path: s.Argv[0], Args: s.Argv[1:], Dir: s.Dir, Env: s.Env, Stdin: ends.stdin, Stdout: ends.stdout, Stderr: ends.stderr})
 	if err != nil {
 		return nil, err
 	}
-	// The flag belongs to the open file, which the VMM shares, and starting a
-	// process may have cleared it. A VMM that writes to a full console would stand
-	// still when nobody reads it any more.
-	if err := unix.SetNonblock(int(stdout.Fd()), true); err != nil {
+	if err := ends.setNonblock(); err != nil {
 		return nil, errors.Join(err, v.process.Kill())
 	}
 	if s.PIDFile != "" {
@@ -103,12 +98,34 @@ func start(dir string) (*supervised, error) {
 	return v, nil
 }
 
+// prepare makes what the VMM will print to.
+func (v *supervised) prepare() error {
+	if err := makeFIFOs(v.spec.Dir); err != nil {
+		return err
+	}
+	v.log.path = v.spec.Log
+	if err := v.log.open(); err != nil {
+		return fmt.Errorf("open the VMM's log: %w", err)
+	}
+	if err := v.log.f.Truncate(0); err != nil { // it is that of the last run
+		return fmt.Errorf("clear the VMM's log: %w", err)
+	}
+	v.log.size = 0
+	var err error
+	if v.console, err = newConsole(v.spec); err != nil {
+		return err
+	}
+	v.stderr, err = openSource(filepath.Join(v.spec.Dir, stderrOut), v.log.write)
+	return err
+}
+
 // run does the supervisor's work until the VMM ends. Of the signals that come by
 // relay, SIGUSR1 ends the relay of the console to viewers, SIGUSR2 begins it.
 func (v *supervised) run(relay <-chan os.Signal) int {
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
-	go v.console.relay()
+	go v.console.out.relay()
+	go v.stderr.relay()
 	if v.spec.ConsoleSocket != "" {
 		go v.console.serve()
 		go func() {
@@ -124,9 +141,12 @@ func (v *supervised) run(relay <-chan os.Signal) int {
 	if v.spec.MuxDevice != "" {
 		go serveMux(ctx, v.spec.MuxDevice, v.spec.MuxSocket)
 	}
+	shrink()
 	state, err := v.process.Wait()
 	cancel()
-	v.console.drain()
+	v.stderr.finish()
+	v.log.close()
+	v.console.finish()
 	exit := vmm.Exit{At: time.Now().UTC(), Code: -1}
 	if err == nil {
 		describe(&exit, state)
@@ -134,19 +154,32 @@ func (v *supervised) run(relay <-chan os.Signal) int {
 	if exit.Code != 0 && exit.Reason == "" {
 		exit.Reason = lastLine(v.spec.Log)
 	}
-	data, err := json.Marshal(exit)
-	if err == nil {
-		err = fsx.WriteFile(filepath.Join(v.spec.Dir, vmm.ExitFile), data, 0o600)
-	}
-	for _, path := range []string{filepath.Join(v.spec.Dir, consoleIn), filepath.Join(v.spec.Dir, consoleOut), v.spec.ConsoleSocket, v.spec.MuxSocket, v.spec.MuxDevice, v.spec.PIDFile} {
-		if path != "" {
-			_ = os.Remove(path) // the VM may have been removed with its directory
-		}
-	}
+	err = v.leave(exit)
+	v.console.waitViewers()
 	if err != nil {
 		return 1
 	}
 	return 0
+}
+
+// leave writes down how the VMM ended, and removes what was only for the time
+// that it ran.
+func (v *supervised) leave(exit vmm.Exit) error {
+	s := v.spec
+	data, err := json.Marshal(exit)
+	if err == nil {
+		err = fsx.WriteFile(filepath.Join(s.Dir, vmm.ExitFile), data, 0o600)
+	}
+	paths := []string{s.ConsoleSocket, s.MuxSocket, s.MuxDevice, s.PIDFile}
+	for _, name := range fifos {
+		paths = append(paths, filepath.Join(s.Dir, name))
+	}
+	for _, path := range paths {
+		if path != "" {
+			_ = os.Remove(path) // the VM may have been removed with its directory
+		}
+	}
+	return err
 }
 
 // describe fills in how a process ended; a signal counts as 128 and its number,
@@ -159,29 +192,4 @@ func describe(e *vmm.Exit, state *os.ProcessState) {
 	}
 	e.Code, e.Signal = 128+int(ws.Signal()), unix.SignalName(ws.Signal())
 	e.Reason = "the VMM was ended by " + e.Signal
-}
-
-// vmmEnds opens the VMM's ends of the console. Each is opened for both
-// directions, so that the VMM itself keeps the FIFO alive: it gets neither an
-// end of file nor a broken pipe when the supervisor dies. Its stdin is blocking,
-// as programs expect.
-func vmmEnds(dir string) (stdin, stdout *os.File, err error) {
-	if stdin, err = os.OpenFile(filepath.Join(dir, consoleIn), os.O_RDWR, 0); err != nil {
-		return nil, nil, err
-	}
-	if err := unix.SetNonblock(int(stdin.Fd()), false); err != nil { // os opens FIFOs for its poller
-		return nil, nil, errors.Join(err, stdin.Close())
-	}
-	if stdout, err = openFIFO(filepath.Join(dir, consoleOut)); err != nil {
-		return nil, nil, errors.Join(err, stdin.Close())
-	}
-	return stdin, stdout, nil
-}
-
-func openFIFO(path string) (*os.File, error) {
-	fd, err := unix.Open(path, unix.O_RDWR|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
-	if err != nil {
-		return nil, fmt.Errorf("open %s: %w", path, err)
-	}
-	return os.NewFile(uintptr(fd), path), nil
 }

@@ -74,11 +74,7 @@ func (m *muxer) set(s *yamux.Session) {
 }
 
 func (m *muxer) accept(ctx context.Context, l net.Listener) {
-	for {
-		conn, err := l.Accept()
-		if err != nil {
-			return
-		}
+	acceptAll(l, func(conn net.Conn) {
 		select {
 		case m.slots <- struct{}{}:
 			go func() {
@@ -88,7 +84,7 @@ func (m *muxer) accept(ctx context.Context, l net.Listener) {
 		default:
 			_ = conn.Close()
 		}
-	}
+	})
 }
 
 // serve connects one caller with a port of the guest. A caller that cannot be
@@ -128,20 +124,23 @@ func (m *muxer) serve(ctx context.Context, conn net.Conn) {
 		return
 	}
 	_ = conn.SetDeadline(time.Time{})
-	pipe(conn, stream)
+	pipe(conn, stream, s)
 }
 
 // pipe copies both ways until both are done. The end of one direction is passed
-// on; closing a yamux stream ends its writing side only.
-func pipe(conn net.Conn, stream net.Conn) {
+// on; closing a yamux stream ends its writing side only. The end of the session is
+// that of both directions, though a stream reads it as an ordinary end.
+func pipe(conn, stream net.Conn, s *yamux.Session) {
 	done := make(chan struct{})
 	go func() {
 		_, _ = io.Copy(stream, conn)
 		_ = stream.Close()
 		close(done)
 	}()
-	_, _ = io.Copy(conn, stream)
-	if c, ok := conn.(*net.UnixConn); ok {
+	_, err := io.Copy(conn, stream)
+	if err != nil || s.IsClosed() {
+		_ = conn.Close()
+	} else if c, ok := conn.(*net.UnixConn); ok {
 		_ = c.CloseWrite()
 	}
 	<-done

@@ -41,7 +41,7 @@ type Spec struct {
 	Dir           string   `json:"dir"`  // of the VM; the VMM's working directory
 	Argv          []string `json:"argv"` // the VMM; Token(ID) stands in one of the arguments
 	Env           []string `json:"env"`
-	Log           string   `json:"log"`            // gets the VMM's stderr
+	Log           string   `json:"log"`            // gets the VMM's stderr, of this run only
 	Console       string   `json:"console"`        // gets the serial console
 	ConsoleSocket string   `json:"console_socket"` // where viewers attach; "" for none
 	MuxDevice     string   `json:"mux_device"`     // the VMM's socket of the guest channel; "" for none
@@ -149,7 +149,7 @@ func killAll(ctx context.Context, vmID string) error {
 // clear removes what the last run has left in a VM's directory.
 func clear(dir string) error {
 	var errs []error
-	for _, name := range []string{specFile, consoleIn, consoleOut, vmm.ExitFile} {
+	for _, name := range append([]string{specFile, vmm.ExitFile}, fifos...) {
 		if err := os.Remove(filepath.Join(dir, name)); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			errs = append(errs, err)
 		}

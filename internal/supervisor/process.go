@@ -1,0 +1,58 @@
+package supervisor
+
+import (
+	"bufio"
+	"os"
+	"runtime/debug"
+	"strconv"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// closeInherited closes the files above a descriptor that were open when mvm was
+// started, a lock of a shell script say: they would stay open for as long as the
+// VM runs. What this process has opened itself is close-on-exec, as Go opens all
+// files, and so cannot have been inherited.
+func closeInherited(above int) {
+	fds, err := os.ReadDir("/proc/self/fd")
+	if err != nil {
+		return
+	}
+	for _, e := range fds {
+		fd, err := strconv.Atoi(e.Name())
+		if err != nil || fd <= above {
+			continue
+		}
+		if flags, err := unix.FcntlInt(uintptr(fd), unix.F_GETFD, 0); err == nil && flags&unix.FD_CLOEXEC == 0 {
+			_ = unix.Close(fd)
+		}
+	}
+}
+
+// shrink gives back the memory that only the start of the program needed. Most of
+// it are pages of the program's file, which come back from the page cache where
+// they are used again (madvise(2), MADV_DONTNEED). Mappings that were written to
+// are left alone: there it would undo the writing.
+func shrink() {
+	debug.FreeOSMemory()
+	f, err := os.Open("/proc/self/smaps")
+	if err != nil {
+		return
+	}
+	defer func() { _ = f.Close() }()
+	var start, end uint64
+	for s := bufio.NewScanner(f); s.Scan(); {
+		field := strings.Fields(s.Text())
+		switch {
+		case len(field) >= 6 && !strings.HasSuffix(field[0], ":"): // "start-end perms offset device inode path"
+			start, end = 0, 0
+			if from, to, ok := strings.Cut(field[0], "-"); ok && strings.HasPrefix(field[1], "r-") && strings.HasPrefix(field[5], "/") {
+				start, _ = strconv.ParseUint(from, 16, 64)
+				end, _ = strconv.ParseUint(to, 16, 64)
+			}
+		case len(field) == 3 && field[0] == "Anonymous:" && field[1] == "0" && end > start:
+			_, _, _ = unix.Syscall(unix.SYS_MADVISE, uintptr(start), uintptr(end-start), unix.MADV_DONTNEED)
+		}
+	}
+}
