@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
@@ -56,8 +57,11 @@ func Of(pid int) (Identity, error) {
 // has, and the others still work.
 func stat(pid int) (ended bool, start uint64, err error) {
 	data, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/stat")
-	if err != nil {
+	switch {
+	case errors.Is(err, fs.ErrNotExist), errors.Is(err, unix.ESRCH):
 		return true, 0, ErrGone
+	case err != nil:
+		return false, 0, fmt.Errorf("look at process %d: %w", pid, err)
 	}
 	const state, numThreads, startTime = 0, 17, 19 // fields 3, 20 and 22
 	fields := strings.Fields(string(data[bytes.LastIndexByte(data, ')')+1:]))
@@ -69,13 +73,22 @@ func stat(pid int) (ended bool, start uint64, err error) {
 	return ended, start, err
 }
 
-// Alive reports whether the process still runs. A zombie does not.
-func Alive(id Identity) bool {
+// Alive reports whether the process still runs. A zombie does not. Where it cannot
+// be told, as with too many open files, the process is taken to run: what is held
+// for dead is started again.
+func Alive(id Identity) bool { return !errors.Is(check(id), ErrGone) }
+
+// check returns ErrGone when the process has ended, and another error when that
+// cannot be told.
+func check(id Identity) error {
 	if id.PID <= 0 || id.BootID != bootID() {
-		return false
+		return ErrGone
 	}
 	now, err := Of(id.PID)
-	return err == nil && now == id
+	if err == nil && now != id {
+		return ErrGone
+	}
+	return err
 }
 
 // open returns a pidfd of the process, or ErrGone. It is checked after opening:
@@ -91,9 +104,9 @@ func open(id Identity) (int, error) {
 		}
 		return -1, fmt.Errorf("pidfd_open %d: %w", id.PID, err)
 	}
-	if !Alive(id) {
+	if err := check(id); err != nil { // nothing is sent to a process that may be another
 		_ = unix.Close(fd)
-		return -1, ErrGone
+		return -1, err
 	}
 	return fd, nil
 }

@@ -95,6 +95,36 @@ func TestReusedPID(t *testing.T) {
 	}
 }
 
+// A process that cannot be looked at is not held for dead, and gets no signal.
+func TestUnknown(t *testing.T) {
+	_, id := child(t, ready)
+	earlier := id
+	earlier.StartTime--
+	var old unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &old); err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &unix.Rlimit{Cur: 0, Max: old.Max}); err != nil {
+		t.Fatal(err)
+	}
+	_, errOf := Of(id.PID)
+	alive, errSignal, errWait := Alive(id), Signal(earlier, unix.SIGKILL), WaitExit(within(t), id)
+	if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &old); err != nil {
+		t.Fatal(err)
+	}
+	if !alive {
+		t.Error("a process is held for dead because no file can be opened")
+	}
+	for what, err := range map[string]error{"Of": errOf, "Signal": errSignal, "WaitExit": errWait} {
+		if err == nil || errors.Is(err, ErrGone) {
+			t.Errorf("%s: %v, want an error that is not ErrGone", what, err)
+		}
+	}
+	if !Alive(id) || Alive(earlier) {
+		t.Error("with files again it is not told who lives")
+	}
+}
+
 func TestZombie(t *testing.T) {
 	_, id := child(t, ready, "mvm-proc-test-zombie") // reaped by Cleanup, not before
 	if err := Kill(within(t), id, 0); err != nil {
