@@ -37,14 +37,16 @@ const (
 // nothing: a paravirtual KVM has one, and ordinary kernels hang on it.
 func CheckKVM() KVM { return checkKVM("/") }
 
-// checkKVM looks below root, which ends in a slash.
+// checkKVM looks below root, which ends in a slash. What no permission would mend is
+// said first.
 func checkKVM(root string) KVM {
 	f, err := os.OpenFile(root+"dev/kvm", os.O_RDWR, 0)
-	if err != nil {
+	if err == nil {
+		defer func() { _ = f.Close() }()
+	} else if !errors.Is(err, fs.ErrPermission) {
 		return KVM{Problem: closedKVM(err, cpuVirtualises(root))}
 	}
 	refuse := func(what, hint string) KVM { return KVM{Problem: Problem{what, hint}} }
-	defer func() { _ = f.Close() }()
 	if _, err := os.Stat(root + "sys/module/kvm_pvm"); err == nil {
 		k := refuse("KVM is paravirtual here (kvm_pvm): only kernels built as PVM guests boot", "use the QEMU fallback, or a machine with nested virtualisation")
 		k.Paravirtual = true
@@ -52,6 +54,9 @@ func checkKVM(root string) KVM {
 	}
 	if !cpuVirtualises(root) {
 		return refuse("/dev/kvm is there, but the CPU shows no hardware virtualisation (neither vmx nor svm)", "turn on VT-x or AMD-V in the firmware, or nested virtualisation at your provider")
+	}
+	if err != nil {
+		return KVM{Problem: closedKVM(err, true)}
 	}
 	if root == "/" {
 		if v, err := unix.IoctlRetInt(int(f.Fd()), kvmGetAPIVersion); err != nil || v != kvmAPIVersion {
@@ -124,7 +129,12 @@ func meminfo(key string) int {
 // IPForward returns the value of net.ipv4.ip_forward in this network namespace,
 // "" when it cannot be read.
 func IPForward() string {
-	data, err := os.ReadFile("/proc/sys/net/ipv4/ip_forward")
+	return firstLine("/proc/sys/net/ipv4/ip_forward")
+}
+
+// firstLine returns what a file of one line says, "" when it cannot be read.
+func firstLine(path string) string {
+	data, err := os.ReadFile(path)
 	if err != nil {
 		return ""
 	}

@@ -98,6 +98,22 @@ func TestClosedKVM(t *testing.T) {
 	}
 }
 
+// Who may not open the device hears of what no permission would mend.
+func TestCheckKVMDenied(t *testing.T) {
+	if os.Geteuid() == 0 {
+		t.Skip("skipped: root may open anything")
+	}
+	for flags, want := range map[string]string{"fpu vmx": "may not be opened", "fpu": "no hardware virtualisation"} {
+		root := fakeRoot(t, map[string]string{"dev/kvm": "", "proc/cpuinfo": cpuinfo(flags)})
+		if err := os.Chmod(root+"dev/kvm", 0); err != nil {
+			t.Fatal(err)
+		}
+		if k := checkKVM(root); k.Usable || !strings.Contains(k.Problem.What, want) {
+			t.Errorf("flags %q: %+v, want %q", flags, k, want)
+		}
+	}
+}
+
 // What the host says of itself is the same each time, and never half an answer.
 func TestTheRealHost(t *testing.T) {
 	k := CheckKVM()

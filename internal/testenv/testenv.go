@@ -28,19 +28,9 @@ var needs = map[string]func() string{
 		}
 		return ""
 	},
-	"netns": func() string {
-		if os.Geteuid() != 0 {
-			return "making network namespaces needs root"
-		}
-		return ""
-	},
-	"userns": func() string {
-		if data, err := os.ReadFile("/proc/sys/user/max_user_namespaces"); err != nil || strings.TrimSpace(string(data)) == "0" {
-			return "user namespaces are switched off"
-		}
-		return ""
-	},
-	"kvm": func() string { return host.CheckKVM().Problem.What },
+	"netns":  func() string { return host.CheckNetNS().What },
+	"userns": func() string { return host.CheckUserNS().What },
+	"kvm":    func() string { return host.CheckKVM().Problem.What },
 	"firecracker": func() string {
 		path := os.Getenv(FirecrackerVariable)
 		if path == "" {
@@ -61,7 +51,7 @@ var needs = map[string]func() string{
 	"cpio":       program("cpio", "cpio"),
 	"nft":        program("nft", "nftables"),
 	"ip":         program("ip", "iproute2"),
-	"busybox":    func() string { return "" }, // comes as a package, by apt
+	"busybox":    program("apt-get", "apt"), // it is fetched as a package, and not installed
 }
 
 func program(name, pkg string) func() string {
@@ -74,9 +64,16 @@ func program(name, pkg string) func() string {
 }
 
 // Require skips the test unless all that is named is here. What the environment
-// variable MVM_TEST_REQUIRE lists has to be here: then it fails instead.
+// variable MVM_TEST_REQUIRE lists has to be here: then it fails instead. A name
+// there that is none fails too, for it would require nothing.
 func Require(t testing.TB, names ...string) {
 	t.Helper()
+	required := strings.FieldsFunc(os.Getenv("MVM_TEST_REQUIRE"), func(r rune) bool { return r == ',' || r == ' ' })
+	for _, n := range required {
+		if needs[n] == nil {
+			t.Fatalf("MVM_TEST_REQUIRE names %q, which testenv does not know", n)
+		}
+	}
 	for _, n := range names {
 		check, ok := needs[n]
 		if !ok {
@@ -87,7 +84,7 @@ func Require(t testing.TB, names ...string) {
 			continue
 		}
 		note(t, names, "skip", why)
-		if slices.Contains(strings.Split(os.Getenv("MVM_TEST_REQUIRE"), ","), n) {
+		if slices.Contains(required, n) {
 			t.Fatalf("%s is required here: %s", n, why)
 		}
 		t.Skipf("skipped: %s", why)

@@ -63,6 +63,8 @@ func TestRequire(t *testing.T) {
 		{"one missing", "", []string{"here", "gone"}, "skipped: the thing is not here", ""},
 		{"unknown", "", []string{"flux"}, "", `testenv knows no "flux"`},
 		{"required and there", "here", []string{"here"}, "", ""},
+		{"a list with blanks", " here, gone", []string{"gone"}, "", "gone is required here: the thing is not here"},
+		{"a mistake in the list", "here,flux", []string{"here"}, "", `MVM_TEST_REQUIRE names "flux", which testenv does not know`},
 		{"required and missing", "here,gone", []string{"gone"}, "", "gone is required here: the thing is not here"},
 		{"another is required", "here", []string{"gone"}, "skipped: the thing is not here", ""},
 	} {
