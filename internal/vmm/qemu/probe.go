@@ -47,21 +47,9 @@ func (d *Driver) Probe(ctx context.Context) vmm.Probe {
 		p.Accel = "tcg"
 		p.Problems = append(p.Problems, vmm.Problem{What: kvm.Problem.What + ", so QEMU emulates the CPU, which is slower", Hint: kvm.Problem.Hint})
 	} else {
-		p.Capabilities.NestedVirt = nested()
+		p.Capabilities.NestedVirt = host.NestedVirt() // -cpu host passes on what KVM offers
 	}
 	return p
-}
-
-// nested tells whether KVM lets guests virtualise (Documentation/virt/kvm/x86/
-// running-nested-guests.rst); -cpu host passes on what it offers.
-func nested() bool {
-	for _, module := range []string{"kvm_intel", "kvm_amd"} {
-		data, err := os.ReadFile("/sys/module/" + module + "/parameters/nested")
-		if err == nil && len(data) > 0 && (data[0] == 'Y' || data[0] == '1') {
-			return true
-		}
-	}
-	return false
 }
 
 func (d *Driver) find() (string, error) {
