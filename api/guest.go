@@ -308,7 +308,7 @@ func (c *core) netLogin(vm *mvm.VMInstanceItem, inv *inventory, in SSHInput) (gu
 		names = []string{in.Key}
 	}
 	for _, name := range names {
-		k, err := pick("key", name, "see 'mvm key ls'", keyCandidates(inv.keys))
+		k, err := pickKey(name, "see 'mvm key ls'", inv.keys)
 		switch {
 		case err == nil && k.PrivateKeyPath != nil:
 			files = append(files, *k.PrivateKeyPath)

@@ -5,6 +5,7 @@ import (
 	"strings"
 
 	"github.com/mvmctl/mvm"
+	"github.com/mvmctl/mvm/internal/key"
 )
 
 // candidate is an object that a selector may mean: keys holds, from the most to the
@@ -161,10 +162,30 @@ func kernelCandidates(kernels []*mvm.KernelItem, p paths) []candidate[*mvm.Kerne
 	return out
 }
 
-func keyCandidates(keys []*mvm.SSHKeyItem) []candidate[*mvm.SSHKeyItem] {
+// keyCandidates lets the selector be the beginning of a fingerprint, with or
+// without its "SHA256:".
+func keyCandidates(keys []*mvm.SSHKeyItem, selector string) []candidate[*mvm.SSHKeyItem] {
+	const algorithm = "SHA256:"
+	typed := strings.TrimPrefix(selector, algorithm)
 	out := make([]candidate[*mvm.SSHKeyItem], 0, len(keys))
 	for _, k := range keys {
-		out = append(out, candidate[*mvm.SSHKeyItem]{k, k.Name, [][]string{{k.Name}, {k.Fingerprint, strings.TrimPrefix(k.Fingerprint, "SHA256:")}, {k.PublicKeyPath}}, k.ID})
+		short := strings.TrimPrefix(k.Fingerprint, algorithm)
+		prints := []string{k.Fingerprint, short}
+		if len(typed) >= minIDPrefix && strings.HasPrefix(short, typed) {
+			prints = append(prints, selector)
+		}
+		out = append(out, candidate[*mvm.SSHKeyItem]{k, k.Name, [][]string{{k.Name}, prints, {k.PublicKeyPath}}, k.ID})
 	}
 	return out
+}
+
+// pickKey finds the key that a selector means: a name, the beginning of a
+// fingerprint, or the path of a .pub file, which may be any copy of the key.
+func pickKey(selector, next string, keys []*mvm.SSHKeyItem) (*mvm.SSHKeyItem, error) {
+	if strings.HasSuffix(selector, ".pub") {
+		if public, err := key.LoadPublic(selector); err == nil {
+			selector = public.Fingerprint()
+		}
+	}
+	return pick("key", selector, next, keyCandidates(keys, selector))
 }

@@ -99,7 +99,7 @@ func defaultOf[T any](what string, all []T, isDefault func(T) bool, get string) 
 func (p *vmPlan) resolveKeys(inv *inventory, names []string) error {
 	var chosen []*mvm.SSHKeyItem
 	for _, n := range names {
-		k, err := pick("key", n, "see 'mvm key ls', or make one with 'mvm key create "+n+"'", keyCandidates(inv.keys))
+		k, err := pickKey(n, "see 'mvm key ls', or make one with 'mvm key create "+n+"'", inv.keys)
 		if err != nil {
 			return err
 		}

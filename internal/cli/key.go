@@ -14,7 +14,7 @@ func (a *app) keyCommands() *cobra.Command {
 		Short:   "Manage SSH keys",
 		Long:    "Manage the SSH keys that VMs are entered with. The default keys go into every new VM.",
 		Example: "  mvm key create work --default\n  mvm key ls",
-	}, newKeyCreate(a), newKeyList(a))
+	}, newKeyCreate(a), newKeyImport(a), newKeyList(a), newKeyInspect(a), newKeyDefault(a), newKeyExport(a), newKeyRemove(a))
 }
 
 func newKeyList(a *app) *cobra.Command {

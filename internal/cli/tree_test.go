@@ -112,6 +112,7 @@ func TestReferenceWords(t *testing.T) {
 	a, _, _ := testApp()
 	root := newRoot(a)
 	for _, words := range []string{
+		"key import", "key rm", "key remove", "key delete", "key del", "key inspect", "key default", "key export",
 		"vm list", "vm ls", "vm ps", "vm remove", "vm rm", "vm delete", "vm del", "net ls", "network list", "img ls", "image del", "kernel rm",
 		"kernel remove", "key list", "image default", "kernel default", "kernel import", "host status", "init", "ssh", "completion", "version",
 		"exec", "logs", "console",
@@ -122,6 +123,11 @@ func TestReferenceWords(t *testing.T) {
 		}
 	}
 	for words, flags := range map[string]string{
+		"key import":  "default force json",
+		"key default": "clear json",
+		"key export":  "force json",
+		"key inspect": "json",
+		"key rm":      "force json",
 		"vm create":   "image kernel vcpu mem memory disk-size ip mac network net ssh-key user no-pci nested-virt disable-nested-virt cpu-template enable-logging disable-logging enable-metrics disable-metrics lsm-flags boot-args console skip-cleanup count atomic hypervisor wait wait-timeout no-agent json",
 		"vm ls":       "json long",
 		"vm ps":       "json",
