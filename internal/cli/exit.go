@@ -95,7 +95,7 @@ func leaves(err error) []error {
 	if _, whole := err.(*mvm.Error); whole { //nolint:errorlint // the shape of this very error is asked for
 		return []error{err}
 	}
-	joined, ok := err.(interface{ Unwrap() []error }) //nolint:errorlint // as above
+	joined, ok := err.(interface{ Unwrap() []error })
 	if !ok {
 		return []error{err}
 	}

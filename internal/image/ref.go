@@ -90,7 +90,7 @@ func (r Ref) entry() (Entry, error) {
 		if r.Version == "" || r.Version == e.Version || r.Version == e.Codename || r.Version == "latest" {
 			return e, nil
 		}
-		versions = append(versions, e.Ref.String())
+		versions = append(versions, e.String())
 	}
 	if len(versions) > 0 {
 		return Entry{}, mvm.Errorf(mvm.ErrNotFound, "%s has no version %s", r.Type, mvm.Quote(r.Version)).

@@ -114,11 +114,11 @@ func (r *running) takeBack(ctx context.Context, first error) (kept bool, err err
 	}
 	if len(errs) == 0 {
 		undo, _ := get(r.j, r.j.undo, r.row.Kind)
-		if err := r.end(ctx, "undo", undo); err == nil {
+		err := r.end(ctx, "undo", undo)
+		if err == nil {
 			return false, first
-		} else {
-			errs = append(errs, err)
 		}
+		errs = append(errs, err)
 	}
 	return false, r.fail(ctx, first, errs, reverted)
 }

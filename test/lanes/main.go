@@ -49,7 +49,7 @@ type tally struct {
 	output  map[testID][]string
 	failed  []testID
 	skips   []string // package, test and reason
-	broken  bool // a package that did not build, or a run that died
+	broken  bool     // a package that did not build, or a run that died
 }
 
 func report(in io.Reader, out io.Writer, laneFile string) error {

@@ -1,7 +1,5 @@
 package render
 
-import "io"
-
 // Failure is one error as it is shown.
 type Failure struct {
 	Kind    string `json:"kind"`
@@ -50,5 +48,5 @@ func (o *Output) failureJSON(f Failure) {
 	}
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	_, _ = io.WriteString(o.Stderr, string(b))
+	_, _ = o.Stderr.Write(b)
 }

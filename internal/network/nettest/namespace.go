@@ -207,9 +207,11 @@ func Outside(t testing.TB, host *Namespace) *Namespace {
 	return out
 }
 
-// The names and addresses of Outside (TEST-NET-2, RFC 5737).
+// Uplink is the host's interface to Outside.
 const Uplink = "uplink"
 
+// HostAddr and OutsideAddr are the two ends of the cable to Outside, in TEST-NET-2
+// (RFC 5737).
 var (
 	HostAddr    = netip.MustParseAddr("198.51.100.1")
 	OutsideAddr = netip.MustParseAddr("198.51.100.2")

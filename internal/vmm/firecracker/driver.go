@@ -132,7 +132,7 @@ func (m *machine) undo(first error) error {
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 	defer cancel()
 	if err := m.Kill(ctx, 0); err != nil {
-		return fmt.Errorf("%w (and it could not be ended: %v)", first, err)
+		return fmt.Errorf("%w (and it could not be ended: %w)", first, err)
 	}
 	return first
 }

@@ -174,7 +174,7 @@ type drive struct {
 func readConfig(path string, spec *Spec) (*config, []byte, error) {
 	data, err := os.ReadFile(path)
 	if err != nil {
-		return nil, nil, fmt.Errorf("Unable to open or read from the configuration file: %w", err) //nolint:revive // Firecracker's words
+		return nil, nil, fmt.Errorf("Unable to open or read from the configuration file: %w", err) //nolint:staticcheck // Firecracker's words
 	}
 	var sections map[string]json.RawMessage
 	if err := json.Unmarshal(data, &sections); err != nil {

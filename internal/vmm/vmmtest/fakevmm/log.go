@@ -27,7 +27,7 @@ func openLog(opts map[string]string, stdout io.Writer) (*logger, error) {
 		l.on["info"] = false
 	case "info", "debug", "trace":
 	default:
-		return nil, fmt.Errorf("Failed to parse string to level filter: %s", opts["level"]) //nolint:revive // Firecracker's words
+		return nil, fmt.Errorf("Failed to parse string to level filter: %s", opts["level"]) //nolint:staticcheck // Firecracker's words
 	}
 	if path := opts["log-path"]; path != "" {
 		// Neither truncated nor appended to, as the real one opens it.

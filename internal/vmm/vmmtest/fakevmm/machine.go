@@ -148,7 +148,7 @@ func (m *machine) allowed(method, path string, body []byte) error {
 		return refusal(fmt.Sprintf("Invalid request method and/or path: %s %s.", method, strings.TrimPrefix(path, "/")))
 	}
 	if err != nil {
-		return fmt.Errorf("An error occurred when deserializing the json body of a request: %w.", err) //nolint:revive,staticcheck // Firecracker's words
+		return fmt.Errorf("An error occurred when deserializing the json body of a request: %w.", err) //nolint:staticcheck // Firecracker's words
 	}
 	return nil
 }
