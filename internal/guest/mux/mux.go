@@ -6,8 +6,10 @@
 // that was reset, may be in flight. So each session begins with a handshake that
 // cannot be mistaken. The host sends a line with a nonce, again and again; the
 // guest discards everything until it sees such a line, and answers with the
-// nonce; then yamux starts, the guest being its server. A side that reads a
-// handshake within a session ends the session, and both begin anew.
+// nonce; then yamux starts, the guest being its server. A side that reads within a
+// session what is no frame of yamux, a handshake say, ends the session, and both
+// begin anew. The host sees nothing of a guest's reset: only by such bytes does it
+// learn of it at once.
 package mux
 
 import (

@@ -112,6 +112,7 @@ func TestHostAfterNoise(t *testing.T) {
 		"answer that is too long": ack + other + other + other + other + other + "\n",
 		"half an answer":          ack[:5],
 		"frames of old":           "\x00\x01\x00\x00\x00\x00\x00\x01\x00\x00\x00\x0a\x00\x00\x00\x00",
+		"a guest that begins":     "\x00MVM-NEW guest\n",
 		"a handshake":             syn + other + "\n",
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -212,6 +213,7 @@ func TestSessionEnds(t *testing.T) {
 		"opens one after others' end": frame(1, 4, 1, 0, "") + frame(0, 0, 9, 3, "abc") + frame(1, 1, 4, 0, ""),
 		"handshake":                   syn + nonce + "\n",
 		"late answer":                 right(nonce),
+		"a guest that begins":         "\x00MVM-NEW guest\n",
 		"console":                     "Debian GNU/Linux 12 vm ttyS0\n",
 		"more than the window":        frame(0, 0, 1, 1<<30, strings.Repeat("x", 1000)),
 		"another version":             frame(0, 0, 1, 0, "") + "\x01" + frame(0, 0, 1, 0, "")[1:],
