@@ -87,3 +87,64 @@ func TestSettingsOfTheReference(t *testing.T) {
 		t.Errorf("only %d settings were read", count)
 	}
 }
+
+func TestSettingsHaveRanges(t *testing.T) {
+	for _, s := range mvm.Settings() {
+		least, most, ok := s.Range()
+		if ok != (s.Type == "int") || ok && least >= most {
+			t.Errorf("%s (%s) has the range %d to %d, %v", s.Name(), s.Type, least, most, ok)
+		}
+		if s.Choices() != nil && s.Type != "string" {
+			t.Errorf("%s (%s) has choices", s.Name(), s.Type)
+		}
+		if got, err := s.Parse(s.Default); err != nil || got != s.Default {
+			t.Errorf("the default of %s would not be accepted: %q, %v", s.Name(), got, err)
+		}
+	}
+}
+
+func TestSettingParse(t *testing.T) {
+	for _, tc := range []struct {
+		category, key, value, want string
+		ok                         bool
+	}{
+		{"settings.vm", "max_vms", "1", "1", true},
+		{"settings.vm", "max_vms", " 007 ", "7", true},
+		{"settings.vm", "max_vms", "100000", "100000", true},
+		{"settings.vm", "max_vms", "100001", "", false},
+		{"settings.vm", "max_vms", "0", "", false},
+		{"settings.vm", "max_vms", "-1", "", false},
+		{"settings.vm", "max_vms", "many", "", false},
+		{"settings.vm", "max_vms", "1.5", "", false},
+		{"settings.vm", "max_vms", "", "", false},
+		{"settings.vm", "max_vms", "99999999999999999999", "", false},
+		{"defaults.vm", "vcpu_count", "32", "32", true},
+		{"defaults.vm", "vcpu_count", "33", "", false},
+		{"defaults.vm", "mem_size_mib", "63", "", false},
+		{"defaults.vm", "pci_enabled", "yes", "true", true},
+		{"defaults.vm", "pci_enabled", "OFF", "false", true},
+		{"defaults.vm", "pci_enabled", "0", "false", true},
+		{"defaults.vm", "pci_enabled", "maybe", "", false},
+		{"defaults.vm", "pci_enabled", "", "", false},
+		{"defaults.firecracker", "log_level", "debug", "Debug", true},
+		{"defaults.firecracker", "log_level", "loud", "", false},
+		{"settings.vm", "hypervisor", "QEMU", "qemu", true},
+		{"settings.vm", "hypervisor", "", "", false},
+		{"defaults.vm", "boot_args", "", "", true},
+		{"defaults.vm", "boot_args", "a=b c", "a=b c", true},
+		{"defaults.vm", "boot_args", "a\nb", "", false},
+		{"defaults.vm", "boot_args", "a\x1b[2J", "", false},
+	} {
+		t.Run(tc.key+"="+tc.value, func(t *testing.T) {
+			s, known := mvm.SettingOf(tc.category, tc.key)
+			if !known {
+				t.Fatal("no such setting")
+			}
+			got, err := s.Parse(tc.value)
+			wantRefusal(t, err, tc.ok)
+			if got != tc.want {
+				t.Errorf("got %q, want %q", got, tc.want)
+			}
+		})
+	}
+}

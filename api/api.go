@@ -42,6 +42,7 @@ type Config struct {
 
 // Client gives access to all operations.
 type Client struct {
+	Config  *ConfigOperation
 	VM      *VMOperation
 	Network *NetworkOperation
 	Image   *ImageOperation
@@ -65,6 +66,7 @@ func Open(_ context.Context, cfg Config) (*Client, error) {
 		return nil, err
 	}
 	return &Client{
+		Config: &ConfigOperation{c},
 		VM: &VMOperation{c}, Network: &NetworkOperation{c}, Image: &ImageOperation{c}, Kernel: &KernelOperation{c},
 		Key: &KeyOperation{c}, Binary: &BinaryOperation{c}, Host: &HostOperation{c}, SSH: &SSHOperation{c}, Init: &InitOperation{c},
 		Exec: &ExecOperation{c}, Console: &ConsoleOperation{c}, Log: &LogOperation{c},

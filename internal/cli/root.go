@@ -24,6 +24,7 @@ and with QEMU elsewhere. It brings kernel, image, network and keys along.`,
   mvm ssh web                 log in`,
 		Version: api.Version,
 	},
+		a.configCommands(),
 		newInit(a), a.hostCommands(), a.kernelCommands(), a.binaryCommands(), a.imageCommands(), a.keyCommands(), a.networkCommands(),
 		a.vmCommands(), newExec(a), newSSH(a), newConsole(a), newLogs(a), newVersion(a), newCompletion(a),
 	)

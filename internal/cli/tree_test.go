@@ -112,6 +112,7 @@ func TestReferenceWords(t *testing.T) {
 	a, _, _ := testApp()
 	root := newRoot(a)
 	for _, words := range []string{
+		"config get", "config set", "config ls", "config list", "config reset",
 		"key import", "key rm", "key remove", "key delete", "key del", "key inspect", "key default", "key export",
 		"vm list", "vm ls", "vm ps", "vm remove", "vm rm", "vm delete", "vm del", "net ls", "network list", "img ls", "image del", "kernel rm",
 		"kernel remove", "key list", "image default", "kernel default", "kernel import", "host status", "init", "ssh", "completion", "version",
@@ -123,6 +124,9 @@ func TestReferenceWords(t *testing.T) {
 		}
 	}
 	for words, flags := range map[string]string{
+		"config ls":    "json",
+		"config reset": "all force json",
+
 		"key import":  "default force json",
 		"key default": "clear json",
 		"key export":  "force json",
