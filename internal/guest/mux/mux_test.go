@@ -220,20 +220,26 @@ func TestSessionEnds(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			host, guest := line(t)
+			opened := make(chan struct{}) // stream 1, of which some frames speak
 			go func() {
 				r := bufio.NewReader(guest)
 				answer(t, r, guest, right)
 				go func() { _, _ = io.Copy(io.Discard, r) }()
+				<-opened
 				_, _ = io.WriteString(guest, says)
 			}()
 			ctx, cancel := context.WithTimeout(t.Context(), limit)
 			defer cancel()
 			s, err := Host(ctx, host)
 			if err != nil {
+				close(opened)
 				t.Fatal(err)
 			}
 			defer func() { _ = s.Close() }()
-			go func() { _, _ = s.OpenStream() }() // stream 1, for what is said of it
+			if _, err := s.OpenStream(); err != nil {
+				t.Error(err)
+			}
+			close(opened)
 			select {
 			case <-s.CloseChan():
 			case <-ctx.Done():
