@@ -52,6 +52,7 @@ type Client struct {
 	Host    *HostOperation
 	SSH     *SSHOperation
 	Exec    *ExecOperation
+	CP      *CPOperation
 	Console *ConsoleOperation
 	Log     *LogOperation
 	Init    *InitOperation
@@ -69,7 +70,7 @@ func Open(_ context.Context, cfg Config) (*Client, error) {
 		Config: &ConfigOperation{c},
 		VM: &VMOperation{c}, Network: &NetworkOperation{c}, Image: &ImageOperation{c}, Kernel: &KernelOperation{c},
 		Key: &KeyOperation{c}, Binary: &BinaryOperation{c}, Host: &HostOperation{c}, SSH: &SSHOperation{c}, Init: &InitOperation{c},
-		Exec: &ExecOperation{c}, Console: &ConsoleOperation{c}, Log: &LogOperation{c},
+		Exec: &ExecOperation{c}, CP: &CPOperation{c}, Console: &ConsoleOperation{c}, Log: &LogOperation{c},
 		core: c,
 	}, nil
 }

@@ -116,7 +116,7 @@ func TestReferenceWords(t *testing.T) {
 		"key import", "key rm", "key remove", "key delete", "key del", "key inspect", "key default", "key export",
 		"vm list", "vm ls", "vm ps", "vm remove", "vm rm", "vm delete", "vm del", "net ls", "network list", "img ls", "image del", "kernel rm",
 		"kernel remove", "key list", "image default", "kernel default", "kernel import", "host status", "init", "ssh", "completion", "version",
-		"exec", "logs", "console",
+		"exec", "logs", "console", "cp",
 	} {
 		cmd, rest, err := root.Find(strings.Fields(words))
 		if err != nil || len(rest) > 0 || cmd.HasSubCommands() {
@@ -141,6 +141,7 @@ func TestReferenceWords(t *testing.T) {
 		"vm rm":       "force json",
 		"ssh":         "user key cmd timeout",
 		"exec":        "user timeout no-sync port",
+		"cp":          "force no-sync",
 		"logs":        "os lines follow",
 		"console":     "state kill",
 		"init":        "non-interactive skip-host skip-network",

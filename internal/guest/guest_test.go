@@ -165,7 +165,11 @@ func TestAgentThatIsSilentAfterLogin(t *testing.T) {
 		"Sync":     func(ctx context.Context, c *guest.Client) error { return c.Sync(ctx) },
 		"PowerOff": func(ctx context.Context, c *guest.Client) error { return c.PowerOff(ctx) },
 		"SetTime":  func(ctx context.Context, c *guest.Client) error { return c.SetTime(ctx, time.Now()) },
-		"SFTP":     func(ctx context.Context, c *guest.Client) error { _, err := c.SFTP(ctx); return err },
+		"Tree": func(ctx context.Context, c *guest.Client) error {
+			_, err := c.Tree(ctx, []string{"pack", "{}"}, nil, nil)
+			return err
+		},
+		"SFTP": func(ctx context.Context, c *guest.Client) error { _, err := c.SFTP(ctx); return err },
 		"Exec": func(ctx context.Context, c *guest.Client) error {
 			_, err := c.Exec(ctx, guest.Cmd{Argv: []string{"true"}})
 			return err

@@ -20,6 +20,7 @@ import (
 	"github.com/mvmctl/mvm"
 	"github.com/mvmctl/mvm/internal/guest"
 	"github.com/mvmctl/mvm/internal/guest/agent"
+	"github.com/mvmctl/mvm/internal/guest/tree"
 	"github.com/mvmctl/mvm/internal/key"
 	"github.com/mvmctl/mvm/internal/testenv"
 )
@@ -32,6 +33,9 @@ func TestMain(m *testing.M) {
 			os.Exit(1)
 		}
 		os.Exit(0)
+	}
+	if len(os.Args) == 3 && (os.Args[1] == "pack" || os.Args[1] == "unpack") {
+		os.Exit(tree.Serve(os.Args[1:], os.Stdin, os.Stdout, os.Stderr))
 	}
 	os.Exit(m.Run())
 }

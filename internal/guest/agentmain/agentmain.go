@@ -9,11 +9,14 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"os/signal"
 	"path"
+	"syscall"
 
 	"github.com/mvmctl/mvm/internal/guest"
 	"github.com/mvmctl/mvm/internal/guest/agent"
 	"github.com/mvmctl/mvm/internal/guest/boot"
+	"github.com/mvmctl/mvm/internal/guest/tree"
 )
 
 // IsGuest says whether the process was started as the guest-side program: as
@@ -21,12 +24,13 @@ import (
 // process never is: mvm in a container may have pid 1, but not argv[0] "/init".
 func IsGuest(args []string) bool {
 	return len(args) > 0 && (args[0] == guest.InitPath || path.Base(args[0]) == "mvm-agent" ||
-		(len(args) == 2 && args[0] == "/proc/self/exe" && args[1] == "sftp"))
+		(len(args) >= 2 && args[0] == "/proc/self/exe" && (args[1] == "sftp" || args[1] == "pack" || args[1] == "unpack")))
 }
 
 const usage = `mvm-agent runs inside a microVM; mvm puts it there.
 usage: mvm-agent serve [--config-fd N | --config FILE]
        mvm-agent sftp
+       mvm-agent pack JSON | unpack JSON
 `
 
 // Main is the program: PID 1 of the initramfs, or the agent. It returns the exit
@@ -35,6 +39,12 @@ func Main(args []string) int {
 	if len(args) > 0 && args[0] == guest.InitPath && os.Getpid() == 1 {
 		boot.Main(args)
 		return 1
+	}
+	if len(args) > 1 && (args[1] == "pack" || args[1] == "unpack") {
+		// A host that is gone shows as the end of the stream, and what was staged is
+		// removed then.
+		signal.Ignore(syscall.SIGHUP, syscall.SIGTERM)
+		return tree.Serve(args[1:], os.Stdin, os.Stdout, os.Stderr)
 	}
 	err := agentMain(args)
 	if err != nil {

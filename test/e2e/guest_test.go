@@ -1,0 +1,368 @@
+package e2e
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"errors"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// TestGuest reaches into guests in all the ways there are, without their network.
+func TestGuest(t *testing.T) {
+	m := newMachine(t)
+	m.must("vm", "create", "g", "--image", "tiny", "--mem", "192", "--count", "2", "--wait")
+	t.Run("exec", func(t *testing.T) { m.of(t).exec() })
+	t.Run("exec many", func(t *testing.T) { m.of(t).execMany() })
+	t.Run("shell", func(t *testing.T) { m.of(t).shell() })
+	t.Run("cp", func(t *testing.T) { m.of(t).cp() })
+	t.Run("console", func(t *testing.T) { m.of(t).console() })
+	t.Run("logs", func(t *testing.T) { m.of(t).logs() }) // last: it stops a VM
+}
+
+// of is the same machine in a subtest.
+func (m *machine) of(t *testing.T) *machine {
+	sub := *m
+	sub.t = t
+	return &sub
+}
+
+// begin starts mvm with stdin from in; it is killed at the end of the test.
+func (m *machine) begin(in io.Reader, out io.Writer, args ...string) *exec.Cmd {
+	m.t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	m.t.Cleanup(cancel)
+	cmd := m.command(ctx, nil, args...)
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = in, out, os.Stderr
+	var err error
+	m.ns.Do(func() { err = cmd.Start() })
+	if err != nil {
+		m.t.Fatal(err)
+	}
+	return cmd
+}
+
+func (m *machine) exec() {
+	t := m.t
+	for _, c := range []struct {
+		args           []string
+		code           int
+		stdout, stderr string
+	}{
+		{[]string{"g-1", "--", "sh", "-c", "echo out; echo err >&2; exit 7"}, 7, "out\n", "err\n"},
+		{[]string{"g-1", "hostname"}, 0, "g-1\n", ""},
+		{[]string{"-e", "A=x y", "-w", "/tmp", "g-1", "--", "sh", "-c", `echo "$A"; pwd; id -u`}, 0, "x y\n/tmp\n0\n", ""},
+		{[]string{"-u", "65534:65534", "g-1", "id", "-u"}, 0, "65534\n", ""},
+		{[]string{"g-1", "--", "sh", "-c", "kill -TERM $$"}, 143, "", ""},
+		{[]string{"g-1", "no-such-program"}, 127, "", "mvm: cannot run \"no-such-program\": there is no such program in the guest\n"},
+		{[]string{"--interactive=false", "g-1", "cat"}, 0, "", ""},
+		{[]string{"-t", "g-1", "--", "sh", "-c", "tty >/dev/null && stty size"}, 0, "24 80\r\n", ""},
+	} {
+		r := m.run(append([]string{"exec"}, c.args...)...)
+		if r.code != c.code || r.stdout != c.stdout || r.stderr != c.stderr {
+			t.Errorf("exec %q: %+v, want %+v", c.args, r, c)
+		}
+	}
+	m.refused([]string{"did not end within 1s"}, "exec", "-t", "1", "g-1", "--", "sleep", "600")
+
+	var out bytes.Buffer
+	data := bytes.Repeat([]byte("0123456789abcdef"), 64<<10)
+	if err := m.begin(bytes.NewReader(data), &out, "exec", "g-1", "cat").Wait(); err != nil || !bytes.Equal(out.Bytes(), data) {
+		t.Errorf("cat gave %d of %d bytes, %v", out.Len(), len(data), err)
+	}
+
+	r, w := io.Pipe()
+	cmd := m.begin(nil, w, "exec", "g-1", "--", "sh", "-c", "trap 'echo got; exit 5' INT; echo ready; while :; do sleep 0.1; done")
+	lines := bufio.NewScanner(r)
+	if !lines.Scan() || lines.Text() != "ready" {
+		t.Fatalf("%q, %v", lines.Text(), lines.Err())
+	}
+	if err := cmd.Process.Signal(syscall.SIGINT); err != nil {
+		t.Fatal(err)
+	}
+	if !lines.Scan() || lines.Text() != "got" {
+		t.Errorf("after Ctrl-C: %q", lines.Text())
+	}
+	var exit *exec.ExitError
+	if err := cmd.Wait(); !errors.As(err, &exit) || exit.ExitCode() != 5 {
+		t.Errorf("the command's own end after Ctrl-C: %v", err)
+	}
+}
+
+func (m *machine) execMany() {
+	const n = 30
+	var outs [n]bytes.Buffer
+	var cmds [n]*exec.Cmd
+	for i := range cmds {
+		cmds[i] = m.begin(nil, &outs[i], "exec", "g-1", "--", "sh", "-c", "sleep 0.2; hostname")
+	}
+	for i, cmd := range cmds {
+		if err := cmd.Wait(); err != nil || outs[i].String() != "g-1\n" {
+			m.t.Errorf("%d: %q, %v", i, outs[i].String(), err)
+		}
+	}
+}
+
+// terminal is a pty and what came out of it.
+type terminal struct {
+	t     *testing.T
+	ptmx  *os.File
+	tty   *os.File
+	bytes chan byte
+	seen  strings.Builder
+}
+
+func newTerminal(t *testing.T) *terminal {
+	t.Helper()
+	ptmx, err := os.OpenFile("/dev/ptmx", os.O_RDWR|unix.O_NOCTTY, 0)
+	if err != nil {
+		t.Skipf("skipped: no pty here: %v", err)
+	}
+	n, err := unix.IoctlGetInt(int(ptmx.Fd()), unix.TIOCGPTN)
+	if err == nil {
+		err = unix.IoctlSetPointerInt(int(ptmx.Fd()), unix.TIOCSPTLCK, 0)
+	}
+	var tty *os.File
+	if err == nil {
+		tty, err = os.OpenFile(filepath.Join("/dev/pts", strconv.Itoa(n)), os.O_RDWR|unix.O_NOCTTY, 0)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	term := &terminal{t: t, ptmx: ptmx, tty: tty, bytes: make(chan byte, 1<<20)}
+	go func() {
+		defer close(term.bytes)
+		buf := make([]byte, 4096)
+		for {
+			n, err := ptmx.Read(buf)
+			for _, b := range buf[:n] {
+				term.bytes <- b
+			}
+			if err != nil {
+				return
+			}
+		}
+	}()
+	t.Cleanup(func() { _ = errors.Join(tty.Close(), ptmx.Close()) })
+	return term
+}
+
+func (x *terminal) resize(cols, rows uint16) {
+	x.t.Helper()
+	if err := unix.IoctlSetWinsize(int(x.ptmx.Fd()), unix.TIOCSWINSZ, &unix.Winsize{Col: cols, Row: rows}); err != nil {
+		x.t.Fatal(err)
+	}
+}
+
+func (x *terminal) typing(s string) {
+	x.t.Helper()
+	if _, err := io.WriteString(x.ptmx, s); err != nil {
+		x.t.Fatal(err)
+	}
+}
+
+// expect reads on until text comes.
+func (x *terminal) expect(text string) {
+	x.t.Helper()
+	limit := time.After(patience)
+	for !strings.HasSuffix(x.seen.String(), text) {
+		select {
+		case b, ok := <-x.bytes:
+			if !ok {
+				x.t.Fatalf("%q did not come: %q", text, x.seen.String())
+			}
+			x.seen.WriteByte(b)
+		case <-limit:
+			x.t.Fatalf("%q did not come within %s: %q", text, patience, x.seen.String())
+		}
+	}
+	x.seen.Reset()
+}
+
+// on starts mvm on a terminal of its own.
+func (m *machine) on(x *terminal, args ...string) *exec.Cmd {
+	m.t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	m.t.Cleanup(cancel)
+	cmd := m.command(ctx, nil, args...)
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = x.tty, x.tty, x.tty
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Setctty: true}
+	var err error
+	m.ns.Do(func() { err = cmd.Start() })
+	if err != nil {
+		m.t.Fatal(err)
+	}
+	return cmd
+}
+
+func (m *machine) shell() {
+	x := newTerminal(m.t)
+	x.resize(101, 41)
+	cmd := m.on(x, "exec", "g-1")
+	x.typing("stty size; echo sh''ell\r")
+	x.expect("41 101\r\n")
+	x.expect("shell\r\n")
+	x.resize(77, 22)
+	x.typing("until [ \"$(stty size)\" = '22 77' ]; do sleep 0.1; done; echo re''sized\r")
+	x.expect("resized\r\n")
+	x.typing("sleep 600\r")
+	x.expect("sleep 600\r\n")
+	x.typing("\x03")
+	x.typing("echo still he''re; exit 6\r")
+	x.expect("still here\r\n")
+	var exit *exec.ExitError
+	if err := cmd.Wait(); !errors.As(err, &exit) || exit.ExitCode() != 6 {
+		m.t.Errorf("the shell's end: %v", err)
+	}
+}
+
+func (m *machine) cp() {
+	t, dir := m.t, m.t.TempDir()
+	write := func(name, text string) string {
+		p := filepath.Join(dir, name)
+		if err := errors.Join(os.MkdirAll(filepath.Dir(p), 0o755), os.WriteFile(p, []byte(text), 0o640)); err != nil {
+			t.Fatal(err)
+		}
+		return p
+	}
+	write("tree/one", "1")
+	write("tree/sub/two", strings.Repeat("2", 3<<20))
+	if err := os.Symlink("../one", dir+"/tree/sub/link"); err != nil {
+		t.Fatal(err)
+	}
+	note := write("note", "new")
+
+	m.must("cp", dir+"/tree", "g-1:/root")
+	m.must("cp", "g-1:/root/tree", "g-2:") // from VM to VM
+	m.must("cp", "g-2:tree", dir+"/back")
+	for _, name := range []string{"one", "sub/two", "sub/link"} {
+		a, err1 := os.ReadFile(filepath.Join(dir, "tree", name))
+		b, err2 := os.ReadFile(filepath.Join(dir, "back", name))
+		fa, err3 := os.Lstat(filepath.Join(dir, "tree", name))
+		fb, err4 := os.Lstat(filepath.Join(dir, "back", name))
+		if err := errors.Join(err1, err2, err3, err4); err != nil || !bytes.Equal(a, b) || fa.Mode() != fb.Mode() {
+			t.Errorf("%s came back with %d of %d bytes and mode %v, %v", name, len(b), len(a), fb, err)
+		}
+	}
+	for _, c := range []struct {
+		words []string
+		args  []string
+	}{
+		{[]string{`"g-1:/root/tree/one"`, "it exists", "--force"}, []string{note, "g-1:/root/tree/one"}},
+		{[]string{`"g-1:/none"`, "no such file"}, []string{"g-1:/none", dir}},
+		{[]string{`none"`, "no such file"}, []string{dir + "/none", "g-1:"}},
+		{[]string{`"g-1:/none/"`, "no such directory"}, []string{note, "g-1:/none/"}},
+		{[]string{note, "not a directory"}, []string{"g-1:/etc/passwd", "g-1:/etc/group", note}},
+		{[]string{note, "it exists"}, []string{"g-1:/etc/passwd", note}},
+	} {
+		m.refused(c.words, append([]string{"cp"}, c.args...)...)
+	}
+	if got := m.must("exec", "g-1", "cat", "/root/tree/one"); got != "1" {
+		t.Errorf("a refused copy changed the destination: %q", got)
+	}
+	m.must("cp", "-f", note, "g-1:/root/tree/one")
+	if got := m.must("exec", "g-1", "cat", "/root/tree/one"); got != "new" {
+		t.Errorf("after cp -f: %q", got)
+	}
+
+	// A copy that is ended leaves neither its part nor what it was staged in.
+	r, w := io.Pipe()
+	cmd := m.begin(nil, w, "exec", "g-2", "--", "sh", "-c", "dd if=/dev/zero of=/root/big bs=1M count=40 2>/dev/null; echo done")
+	lines := bufio.NewScanner(r)
+	for lines.Scan() && lines.Text() != "done" {
+	}
+	if err := cmd.Wait(); err != nil {
+		t.Fatal(err)
+	}
+	end := m.begin(nil, io.Discard, "cp", "g-2:/root/big", "g-1:/root/big")
+	m.until("the copy has begun or ended", func() bool {
+		return strings.Contains(m.must("exec", "g-1", "ls", "-a", "/root"), "big") || strings.Contains(m.must("exec", "g-1", "ls", "-a", "/root"), ".mvm-cp-")
+	})
+	_ = end.Process.Signal(syscall.SIGINT)
+	ended := end.Wait()
+	m.until("nothing is staged", func() bool { return !strings.Contains(m.must("exec", "g-1", "ls", "-a", "/root"), ".mvm-cp-") })
+	if size := strings.TrimSpace(m.must("exec", "g-1", "--", "sh", "-c", "stat -c %s /root/big 2>/dev/null || echo none")); (ended != nil && size != "none") || (ended == nil && size != "41943040") {
+		t.Errorf("the copy ended with %v and left %s bytes", ended, size)
+	}
+}
+
+func (m *machine) console() {
+	t := m.t
+	if got := m.must("console", "g-1", "--state"); !strings.HasPrefix(got, "running, process ") {
+		t.Errorf("console --state: %q", got)
+	}
+	x, y := newTerminal(t), newTerminal(t)
+	a, b := m.on(x, "console", "g-1"), m.on(y, "console", "g-1")
+	for _, v := range []*terminal{x, y} {
+		v.expect("Tiny Linux is up") // shown to who comes late
+	}
+	m.must("exec", "g-1", "--", "sh", "-c", "echo said by the guest > /dev/console")
+	for _, v := range []*terminal{x, y} {
+		v.expect("said by the guest")
+	}
+	x.typing("\x18d")
+	x.expect("detached")
+	if err := a.Wait(); err != nil {
+		t.Error(err)
+	}
+	m.must("console", "g-1", "--kill")
+	y.expect("the console was closed")
+	if err := b.Wait(); err != nil {
+		t.Error(err)
+	}
+	if got := m.must("console", "g-1", "--state"); got != "not running\n" {
+		t.Errorf("after console --kill: %q", got)
+	}
+	if got := m.must("console", "g-1"); !strings.Contains(got, "said by the guest") { // its input is empty
+		t.Errorf("the console attached anew shows %q", got)
+	}
+	if got := m.vm("g-1").Status; got != "running" {
+		t.Errorf("the VM is %s", got)
+	}
+}
+
+func (m *machine) logs() {
+	t := m.t
+	if got := m.must("logs", "g-2", "-n", "all"); !strings.Contains(got, "Tiny Linux is up") {
+		t.Errorf("logs -n all: %.300q", got)
+	}
+	if got := m.must("logs", "g-2", "-n", "1"); strings.Count(got, "\n") != 1 {
+		t.Errorf("logs -n 1: %q", got)
+	}
+	m.must("logs", "g-2", "--os") // mostly empty
+	r, w := io.Pipe()
+	cmd := m.begin(nil, w, "logs", "g-2", "-n", "0", "-f")
+	lines := bufio.NewScanner(r)
+	until := func(text string) {
+		for lines.Scan() {
+			if strings.Contains(lines.Text(), text) {
+				return
+			}
+		}
+		t.Fatalf("%q did not come: %v", text, lines.Err())
+	}
+	say := func(text string) { m.must("exec", "g-2", "--", "sh", "-c", "echo "+text+" > /dev/console") }
+	say("hello")
+	until("hello")
+	m.must("vm", "stop", "--force", "g-2")
+	m.must("vm", "start", "g-2", "--wait")
+	say("again")
+	until("again")
+	go func() { _, _ = io.Copy(io.Discard, r) }()
+	if err := cmd.Process.Signal(syscall.SIGINT); err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Wait(); err != nil {
+		t.Errorf("logs -f after Ctrl-C: %v", err)
+	}
+}
