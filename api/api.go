@@ -43,6 +43,7 @@ type Config struct {
 // Client gives access to all operations.
 type Client struct {
 	Config  *ConfigOperation
+	Cache   *CacheOperation
 	VM      *VMOperation
 	Network *NetworkOperation
 	Image   *ImageOperation
@@ -67,7 +68,7 @@ func Open(_ context.Context, cfg Config) (*Client, error) {
 		return nil, err
 	}
 	return &Client{
-		Config: &ConfigOperation{c},
+		Config: &ConfigOperation{c}, Cache: &CacheOperation{c},
 		VM: &VMOperation{c}, Network: &NetworkOperation{c}, Image: &ImageOperation{c}, Kernel: &KernelOperation{c},
 		Key: &KeyOperation{c}, Binary: &BinaryOperation{c}, Host: &HostOperation{c}, SSH: &SSHOperation{c}, Init: &InitOperation{c},
 		Exec: &ExecOperation{c}, CP: &CPOperation{c}, Console: &ConsoleOperation{c}, Log: &LogOperation{c},

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"slices"
 	"time"
 
 	"github.com/mvmctl/mvm"
@@ -179,15 +180,26 @@ func (o *VMOperation) Remove(ctx context.Context, in VMInput, opts ...Option) (m
 				return err
 			}
 		}
-		// From here it only goes forward: each part may be gone already, and a
-		// crash is finished by the next command.
-		return c.journal.Forward(ctx, op.Op{
-			Kind: opRemove, Subject: vm.Name, SubjectID: vm.ID,
-			Reserve: func(tx *store.Tx) error { _, err := tx.ClaimVM(ctx, vm.ID, mvm.VerbRemove); return err },
-			Steps: []op.Step{
-				&vmmStep{c: c, VMID: vm.ID}, &tapStep{c: c, VMID: vm.ID, Name: vm.TapDevice}, &dirStep{c: c, VMID: vm.ID},
-			},
-		})
+		return c.removeVM(ctx, vm, nil)
+	})
+}
+
+// removeVM removes a VM and all that belongs to it. From here it only goes
+// forward: each part may be gone already, and a crash is finished by the next
+// command. A VM in one of the phases to spare is refused.
+func (c *core) removeVM(ctx context.Context, vm *mvm.VMInstanceItem, spare []mvm.VMStatus) error {
+	return c.journal.Forward(ctx, op.Op{
+		Kind: opRemove, Subject: vm.Name, SubjectID: vm.ID,
+		Reserve: func(tx *store.Tx) error {
+			before, err := tx.ClaimVM(ctx, vm.ID, mvm.VerbRemove)
+			if err == nil && slices.Contains(spare, before.Status) {
+				return mvm.Errorf(mvm.ErrConflict, "it is %s by now", before.Status).WithHint("it was left alone; see 'mvm vm ls'")
+			}
+			return err
+		},
+		Steps: []op.Step{
+			&vmmStep{c: c, VMID: vm.ID}, &tapStep{c: c, VMID: vm.ID, Name: vm.TapDevice}, &dirStep{c: c, VMID: vm.ID},
+		},
 	})
 }
 

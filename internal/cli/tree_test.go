@@ -20,6 +20,8 @@ import (
 
 // withoutCommand lists operations that no command is for, and why.
 var withoutCommand = map[string]string{
+	"VM.Prune": "cache prune vm does it, by Cache.PruneVMs",
+
 	"Network.CreateDefaultNetwork": "init and the first VM make it",
 	"Network.Get":                  "network inspect shows more, by Network.Inspect",
 }
@@ -112,7 +114,7 @@ func TestReferenceWords(t *testing.T) {
 	a, _, _ := testApp()
 	root := newRoot(a)
 	for _, words := range []string{
-		"config get", "config set", "config ls", "config list", "config reset",
+		"config get", "config set", "config ls", "config list", "config reset", "cache prune",
 		"key import", "key rm", "key remove", "key delete", "key del", "key inspect", "key default", "key export",
 		"vm list", "vm ls", "vm ps", "vm remove", "vm rm", "vm delete", "vm del", "net ls", "network list", "img ls", "image del", "kernel rm",
 		"kernel remove", "key list", "image default", "kernel default", "kernel import", "host status", "init", "ssh", "completion", "version",
@@ -124,6 +126,7 @@ func TestReferenceWords(t *testing.T) {
 		}
 	}
 	for words, flags := range map[string]string{
+		"cache prune":  "all dry-run force json",
 		"config ls":    "json",
 		"config reset": "all force json",
 
