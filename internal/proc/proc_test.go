@@ -45,6 +45,10 @@ func child(t *testing.T, script string, args ...string) (*os.Process, Identity) 
 // ready is a script that runs until it is ended by a signal.
 const ready = "echo; while :; do sleep 1 & wait $!; done"
 
+// still is a script that stops itself. It starts nothing: a child has its parent's
+// arguments until it executes a program of its own.
+const still = "echo; kill -STOP $$"
+
 func within(t *testing.T) context.Context {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), limit)
@@ -211,8 +215,8 @@ func TestWaitExit(t *testing.T) {
 
 func TestFindByArg(t *testing.T) {
 	token := "mvm-proc-test-" + strconv.Itoa(os.Getpid())
-	_, one := child(t, ready, "id="+token+"-one,rest")
-	_, two := child(t, ready, token+"-two")
+	_, one := child(t, still, "id="+token+"-one,rest")
+	_, two := child(t, still, token+"-two")
 	find := func(tokens ...string) []int {
 		ids, err := FindByArg(tokens...)
 		if err != nil {
