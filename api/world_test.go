@@ -233,7 +233,13 @@ func (d *liveDriver) Start(ctx context.Context, l vmm.Launch) (vmm.Machine, erro
 	if err != nil {
 		return nil, err
 	}
-	p, id, err := proc.StartDetached(proc.Spec{Path: "/bin/sh", Args: []string{"-c", "while :; do sleep 600 & wait $!; done", supervisor.Token(l.ID)}})
+	// It waits for a line that never comes, in no child that could outlive it.
+	stdin, keep, err := os.Pipe()
+	if err != nil {
+		d.t.Fatal(err)
+	}
+	p, id, err := proc.StartDetached(proc.Spec{Path: "/bin/sh", Args: []string{"-c", "read line", supervisor.Token(l.ID)}, Stdin: stdin})
+	_ = stdin.Close()
 	if err != nil {
 		d.t.Fatal(err)
 	}
@@ -247,6 +253,7 @@ func (d *liveDriver) Start(ctx context.Context, l vmm.Launch) (vmm.Machine, erro
 	go func() {
 		defer close(r.ended)
 		_, _ = p.Wait()
+		_ = keep.Close()
 		d.End(l.ID, vmm.Exit{Code: 128 + 9, Signal: "SIGKILL"})
 	}()
 	return liveMachine{m, m.(vmm.Pauser), r.outer}, nil
