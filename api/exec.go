@@ -116,6 +116,7 @@ func (c *core) openAgent(ctx context.Context, selector, what string, as agentLog
 // agentConn is a login to a VM's agent.
 type agentConn struct {
 	*guest.Client
+	dial    guest.DialFunc // opens another stream to the agent
 	release func() error
 }
 
@@ -154,7 +155,7 @@ func (c *core) dialVM(ctx context.Context, st *store.Store, vm *mvm.VMInstanceIt
 	if err != nil {
 		return nil, errors.Join(err, m.Close())
 	}
-	return &agentConn{client, m.Close}, nil
+	return &agentConn{client, dial, m.Close}, nil
 }
 
 // reachable refuses a VM whose agent cannot answer.

@@ -16,7 +16,7 @@ import (
 // beyond lists operations that the reference does not have.
 var beyond = map[string]bool{
 	"VM.Wait": true, "Image.Build": true, "Kernel.Import": true, "Host.Status": true,
-	"Exec.Run": true, "Console.Attach": true,
+	"Exec.Run": true, "SSH.Proxy": true, "SSH.Config": true, "SSH.Forward": true, "Console.Attach": true,
 }
 
 const apiDoc = "../../docs/api.md"

@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -16,6 +17,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/mvmctl/mvm/internal/testenv"
 )
 
 // TestGuest reaches into guests in all the ways there are, without their network.
@@ -26,6 +29,8 @@ func TestGuest(t *testing.T) {
 	t.Run("exec many", func(t *testing.T) { m.of(t).execMany() })
 	t.Run("shell", func(t *testing.T) { m.of(t).shell() })
 	t.Run("cp", func(t *testing.T) { m.of(t).cp() })
+	t.Run("ssh", func(t *testing.T) { m.of(t).openSSH() })
+	t.Run("forward", func(t *testing.T) { m.of(t).forward() })
 	t.Run("console", func(t *testing.T) { m.of(t).console() })
 	t.Run("logs", func(t *testing.T) { m.of(t).logs() }) // last: it stops a VM
 }
@@ -215,8 +220,8 @@ func (m *machine) shell() {
 	x.resize(77, 22)
 	x.typing("until [ \"$(stty size)\" = '22 77' ]; do sleep 0.1; done; echo re''sized\r")
 	x.expect("resized\r\n")
-	x.typing("sleep 600\r")
-	x.expect("sleep 600\r\n")
+	x.typing("sh -c 'echo slee\"\"ping; exec sleep 600'\r")
+	x.expect("sleeping\r\n") // in the foreground now
 	x.typing("\x03")
 	x.typing("echo still he''re; exit 6\r")
 	x.expect("still here\r\n")
@@ -364,5 +369,75 @@ func (m *machine) logs() {
 	}
 	if err := cmd.Wait(); err != nil {
 		t.Errorf("logs -f after Ctrl-C: %v", err)
+	}
+}
+
+// openSSH reaches a guest with the programs of OpenSSH.
+func (m *machine) openSSH() {
+	testenv.Require(m.t, "ssh")
+	t, dir := m.t, m.t.TempDir()
+	config := filepath.Join(dir, "config")
+	if err := os.WriteFile(config, []byte(m.must("ssh-config", "g-1")), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	run := func(program string, args ...string) (string, error) {
+		ctx, cancel := context.WithTimeout(context.Background(), patience)
+		defer cancel()
+		out, err := exec.CommandContext(ctx, program, append([]string{"-F", config, "-o", "BatchMode=yes"}, args...)...).Output()
+		return string(out), err
+	}
+	out, err := run("ssh", "g-1", "hostname; exit 9")
+	var exit *exec.ExitError
+	if out != "g-1\n" || !errors.As(err, &exit) || exit.ExitCode() != 9 {
+		t.Errorf("ssh: %q, %v", out, err)
+	}
+	if _, err := run("scp", "-r", config, "g-1:/root/by-scp"); err != nil {
+		t.Errorf("scp: %v", err)
+	}
+	if got := m.must("exec", "g-1", "head", "-1", "/root/by-scp"); got != "Host g-1\n" {
+		t.Errorf("scp copied %q", got)
+	}
+	greeting := m.must("connect", "g-1", "--port", "22")
+	if !strings.HasPrefix(greeting, "SSH-2.0-") {
+		t.Errorf("port 22 of the guest says %q", greeting)
+	}
+	m.refused([]string{"port 9"}, "connect", "g-1", "--port", "9")
+}
+
+func (m *machine) forward() {
+	t := m.t
+	r, w := io.Pipe()
+	cmd := m.begin(nil, w, "forward", "g-1", "0:22", "0:9")
+	lines := bufio.NewScanner(r)
+	var addrs []string
+	for len(addrs) < 2 && lines.Scan() {
+		addr, _, _ := strings.Cut(lines.Text(), " ")
+		addrs = append(addrs, addr)
+	}
+	if len(addrs) < 2 {
+		t.Fatal(addrs, lines.Err())
+	}
+	var conns [3]net.Conn
+	for i, addr := range []string{addrs[0], addrs[0], addrs[1]} {
+		var err error
+		m.ns.Do(func() { conns[i], err = net.Dial("tcp", addr) })
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conns[i].Close()
+	}
+	for i, want := range []string{"SSH-2.0-", "SSH-2.0-", ""} {
+		got := make([]byte, len("SSH-2.0-"))
+		n, _ := io.ReadFull(conns[i], got)
+		if string(got[:n]) != want {
+			t.Errorf("connection %d: %q, want %q", i, got[:n], want)
+		}
+	}
+	go func() { _, _ = io.Copy(io.Discard, r) }()
+	if err := cmd.Process.Signal(syscall.SIGINT); err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Wait(); err != nil {
+		t.Errorf("forward after Ctrl-C: %v", err)
 	}
 }
