@@ -141,7 +141,7 @@ func (v *supervised) run(relay <-chan os.Signal) int {
 	if v.spec.MuxDevice != "" {
 		go serveMux(ctx, v.spec.MuxDevice, v.spec.MuxSocket)
 	}
-	shrink()
+	time.AfterFunc(settled, shrink)
 	state, err := v.process.Wait()
 	cancel()
 	v.stderr.finish()

@@ -6,6 +6,7 @@ import (
 	"runtime/debug"
 	"strconv"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -29,6 +30,10 @@ func closeInherited(above int) {
 		}
 	}
 }
+
+// settled is when, after the VMM's start, a supervisor has done once what it will go
+// on to do: what memory that takes is seen by then.
+const settled = time.Second
 
 // shrink gives back the memory that only the start of the program needed. Most of
 // it are pages of the program's file, which come back from the page cache where
