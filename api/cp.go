@@ -44,9 +44,6 @@ const cpStall = 2 * time.Minute
 // cpQuiet is how long a copy takes before it says so.
 const cpQuiet = 500 * time.Millisecond
 
-// cpGrace is how long a guest has to clean up after a transfer that was ended.
-const cpGrace = 2 * time.Second
-
 // Copy copies files and trees with modes, times and links. A directory that is
 // there is copied into; existing directories are merged, existing files replaced
 // only by Force. All files are put in place at the end of the transfer: one that
@@ -175,15 +172,11 @@ func (c *copying) transfer(ctx context.Context, from, to cpPlace) (tree.Stats, e
 		cancel(mvm.Errorf(mvm.ErrUnavailable, "no data was moved for %s", cpStall).WithHint("see 'mvm vm ls' whether the VM runs, and 'mvm logs VM'"))
 	})
 	defer watch.Stop()
-	// A guest that stands still does not take the request to end either.
-	grace := time.AfterFunc(time.Hour, c.close)
-	grace.Stop()
-	defer grace.Stop()
+	for _, end := range c.ends {
+		defer end.closeLate(ctx)()
+	}
 	r, w := io.Pipe()
-	stop := context.AfterFunc(ctx, func() {
-		_ = r.CloseWithError(context.Cause(ctx))
-		grace.Reset(cpGrace)
-	})
+	stop := context.AfterFunc(ctx, func() { _ = r.CloseWithError(context.Cause(ctx)) })
 	defer stop()
 	meter := &meter{w: w, watch: watch, total: &c.bytes, progress: c.progress, told: time.Now().Add(cpQuiet)}
 	type outcome struct {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"net"
+	"sync"
 	"time"
 
 	"github.com/mvmctl/mvm"
@@ -49,6 +50,7 @@ func (o *ExecOperation) Run(ctx context.Context, in ExecInput) (int, error) {
 		return 1, err
 	}
 	defer func() { _ = client.Close() }()
+	defer client.closeLate(ctx)()
 	cmd := guest.Cmd{
 		Argv: in.Cmd, Env: in.Env, Dir: in.Dir, User: in.User, Signal: in.Signals,
 		Stdin: in.IO.Stdin, Stdout: in.IO.Stdout, Stderr: in.IO.Stderr,
@@ -118,10 +120,26 @@ type agentConn struct {
 	*guest.Client
 	dial    guest.DialFunc // opens another stream to the agent
 	release func() error
+	once    sync.Once
 }
 
-// Close ends the login and what runs over it.
-func (a *agentConn) Close() error { return errors.Join(a.Client.Close(), a.release()) }
+// Close ends the login and what runs over it; again it does nothing.
+func (a *agentConn) Close() (err error) {
+	a.once.Do(func() { err = errors.Join(a.Client.Close(), a.release()) })
+	return err
+}
+
+// endGrace is how long a guest has to answer once what it does was ended.
+const endGrace = 2 * time.Second
+
+// closeLate ends the login some time after ctx has ended: a guest that stands still
+// does not take the request to end either. Calling stop makes it forget that.
+func (a *agentConn) closeLate(ctx context.Context) (stop func()) {
+	late := time.AfterFunc(time.Hour, func() { _ = a.Close() })
+	late.Stop()
+	forget := context.AfterFunc(ctx, func() { late.Reset(endGrace) })
+	return func() { _, _ = forget(), late.Stop() }
+}
 
 func (c *core) dialVM(ctx context.Context, st *store.Store, vm *mvm.VMInstanceItem, as agentLoginAs) (*agentConn, error) {
 	if err := reachable(vm); err != nil {
@@ -155,7 +173,7 @@ func (c *core) dialVM(ctx context.Context, st *store.Store, vm *mvm.VMInstanceIt
 	if err != nil {
 		return nil, errors.Join(err, m.Close())
 	}
-	return &agentConn{client, dial, m.Close}, nil
+	return &agentConn{Client: client, dial: dial, release: m.Close}, nil
 }
 
 // reachable refuses a VM whose agent cannot answer.

@@ -66,11 +66,11 @@ func TestProxyPassesEndsOn(t *testing.T) {
 	if out.String() != "QUESTION" {
 		t.Errorf("%q", out.String())
 	}
-	conn, other = relay(t)
-	_ = other.Close()
+	conn2, gone := relay(t)
+	_ = gone.Close()
 	in, _ := io.Pipe()
-	proxy(conn, StreamIO{Stdin: in}) // returns though the input has no end
-	if _, err := conn.Write([]byte("x")); !errors.Is(err, net.ErrClosed) {
+	proxy(conn2, StreamIO{Stdin: in}) // returns though the input has no end
+	if _, err := conn2.Write([]byte("x")); !errors.Is(err, net.ErrClosed) {
 		t.Errorf("the connection is open: %v", err)
 	}
 }

@@ -26,6 +26,7 @@ func TestGuest(t *testing.T) {
 	m := newMachine(t)
 	m.must("vm", "create", "g", "--image", "tiny", "--mem", "192", "--count", "2", "--wait")
 	t.Run("exec", func(t *testing.T) { m.of(t).exec() })
+	t.Run("frozen", func(t *testing.T) { m.of(t).frozen() })
 	t.Run("exec many", func(t *testing.T) { m.of(t).execMany() })
 	t.Run("shell", func(t *testing.T) { m.of(t).shell() })
 	t.Run("cp", func(t *testing.T) { m.of(t).cp() })
@@ -102,6 +103,27 @@ func (m *machine) exec() {
 	if err := cmd.Wait(); !errors.As(err, &exit) || exit.ExitCode() != 5 {
 		t.Errorf("the command's own end after Ctrl-C: %v", err)
 	}
+}
+
+// frozen has a guest stand still while commands run in it: they end by their own
+// limits.
+func (m *machine) frozen() {
+	pid := m.vm("g-2").PID
+	r, w := io.Pipe()
+	cmd := m.begin(nil, w, "exec", "-t", "4", "g-2", "--", "sh", "-c", "echo ready; sleep 600")
+	lines := bufio.NewScanner(r)
+	if !lines.Scan() {
+		m.t.Fatal(lines.Err())
+	}
+	if err := syscall.Kill(pid, syscall.SIGSTOP); err != nil {
+		m.t.Fatal(err)
+	}
+	defer func() { _ = syscall.Kill(pid, syscall.SIGCONT) }()
+	var exit *exec.ExitError
+	if err := cmd.Wait(); !errors.As(err, &exit) || exit.ExitCode() != 1 {
+		m.t.Errorf("exec in a guest that stands still: %v", err)
+	}
+	m.refused([]string{"g-2"}, "exec", "-t", "1", "g-2", "true")
 }
 
 func (m *machine) execMany() {
