@@ -138,10 +138,11 @@ func (v *supervised) run(relay <-chan os.Signal) int {
 			}
 		}()
 	}
+	idle := time.AfterFunc(settled, shrink)
+	defer idle.Stop()
 	if v.spec.MuxDevice != "" {
-		go serveMux(ctx, v.spec.MuxDevice, v.spec.MuxSocket)
+		go serveMux(ctx, v.spec.MuxDevice, v.spec.MuxSocket, func() { idle.Reset(settled) })
 	}
-	time.AfterFunc(settled, shrink)
 	state, err := v.process.Wait()
 	cancel()
 	v.stderr.finish()

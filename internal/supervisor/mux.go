@@ -22,13 +22,14 @@ const (
 )
 
 // serveMux holds the one connection to the guest's serial port, for as long as
-// the VMM lives, and opens a stream on it for each connection to socket.
-func serveMux(ctx context.Context, device, socket string) {
+// the VMM lives, and opens a stream on it for each connection to socket. It calls
+// used after each use.
+func serveMux(ctx context.Context, device, socket string, used func()) {
 	l, err := fsx.ListenUnix(socket)
 	if err != nil {
 		return // the guest cannot be reached; DialGuest says so
 	}
-	m := &muxer{slots: make(chan struct{}, maxStreams)}
+	m := &muxer{used: used, slots: make(chan struct{}, maxStreams)}
 	go m.accept(ctx, l)
 	for ctx.Err() == nil {
 		m.hold(ctx, device)
@@ -41,6 +42,7 @@ func serveMux(ctx context.Context, device, socket string) {
 }
 
 type muxer struct {
+	used  func()
 	slots chan struct{}
 
 	mu      sync.Mutex
@@ -71,6 +73,7 @@ func (m *muxer) set(s *yamux.Session) {
 	m.mu.Lock()
 	m.session = s
 	m.mu.Unlock()
+	m.used()
 }
 
 func (m *muxer) accept(ctx context.Context, l net.Listener) {
@@ -80,6 +83,7 @@ func (m *muxer) accept(ctx context.Context, l net.Listener) {
 			go func() {
 				defer func() { <-m.slots }()
 				m.serve(ctx, conn)
+				m.used()
 			}()
 		default:
 			_ = conn.Close()

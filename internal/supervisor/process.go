@@ -31,11 +31,11 @@ func closeInherited(above int) {
 	}
 }
 
-// settled is when, after the VMM's start, a supervisor has done once what it will go
-// on to do: what memory that takes is seen by then.
-const settled = time.Second
+// settled is how long after the VMM's start, or after the last use of the channel to
+// its guest, a supervisor is taken to be idle: it then shrinks.
+const settled = 5 * time.Second
 
-// shrink gives back the memory that only the start of the program needed. Most of
+// shrink gives back the memory that was needed for a while only. Most of
 // it are pages of the program's file, which come back from the page cache where
 // they are used again (madvise(2), MADV_DONTNEED). Mappings that were written to
 // are left alone: there it would undo the writing.
