@@ -29,9 +29,30 @@ const (
 	nonceLen  = 16
 )
 
+// anew is the agent's first word. It is no yamux frame (its second byte is no
+// type), so it ends a session that the host still has with the guest before its
+// reset, of which the host sees nothing; within a handshake the host passes over
+// it.
+const anew = "\x00MVM-NEW guest\n"
+
+// anewLimit bounds the writing of anew. While the host has the port closed a write
+// waits, and there is no session that it would end.
+const anewLimit = 200 * time.Millisecond
+
+func (p *port) sayAnew() error {
+	if err := p.f.SetWriteDeadline(time.Now().Add(anewLimit)); err != nil {
+		return err
+	}
+	_, _ = io.WriteString(p, anew)
+	return p.f.SetWriteDeadline(time.Time{})
+}
+
 // serveMux answers one session of the port after the other until the device
 // fails or ctx ends.
 func (s *Server) serveMux(ctx context.Context, p *port) error {
+	if err := p.sayAnew(); err != nil {
+		return err
+	}
 	for ctx.Err() == nil {
 		first, err := handshake(p)
 		if errors.Is(err, io.EOF) {
