@@ -245,6 +245,7 @@ func (m *machine) shell() {
 	x.typing("sh -c 'echo slee\"\"ping; exec sleep 600'\r")
 	x.expect("sleeping\r\n") // in the foreground now
 	x.typing("\x03")
+	x.expect("# ") // the prompt: what is typed before it may be flushed
 	x.typing("echo still he''re; exit 6\r")
 	x.expect("still here\r\n")
 	var exit *exec.ExitError
