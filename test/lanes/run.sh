@@ -16,8 +16,9 @@ status=0
 go test -json -count=1 -timeout 35m -p 2 "$@" | "$dir/lanes" report "$MVM_TEST_LANES" || status=$?
 "$dir/lanes" state >"$dir/after"
 # A VM of the user's own that ended meanwhile is no concern of the tests.
-if diff "$dir/before" "$dir/after" | grep '^[<>]' | grep -v '^< process'; then
-	echo "FAIL: the tests left or took the above on the host"
+left=$(diff "$dir/before" "$dir/after" | grep '^[<>]' | grep -v '^< process' || true)
+if [ -n "$left" ]; then
+	printf '%s\nFAIL: the tests left or took the above on the host\n' "$left"
 	exit 1
 fi
 exit "$status"
