@@ -99,7 +99,9 @@ func open(id Identity) (int, error) {
 	}
 	fd, err := unix.PidfdOpen(id.PID, 0)
 	if err != nil {
-		if errors.Is(err, unix.ESRCH) {
+		// While a process is reaped its pid is found without a process: EINVAL,
+		// or ENOENT in later kernels.
+		if errors.Is(err, unix.ESRCH) || errors.Is(check(id), ErrGone) {
 			return -1, ErrGone
 		}
 		return -1, fmt.Errorf("pidfd_open %d: %w", id.PID, err)

@@ -100,6 +100,34 @@ func TestReusedPID(t *testing.T) {
 }
 
 // A process that cannot be looked at is not held for dead, and gets no signal.
+// pidfd_open refuses a pid that is no process's first thread, as it does one whose
+// process is being reaped.
+func TestReaped(t *testing.T) {
+	tasks, err := os.ReadDir("/proc/self/task")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, task := range tasks {
+		tid, err := strconv.Atoi(task.Name())
+		if err != nil {
+			t.Fatal(err)
+		}
+		id, err := Of(tid)
+		if tid == os.Getpid() || err != nil {
+			continue
+		}
+		if err := Signal(id, 0); err == nil || errors.Is(err, ErrGone) {
+			t.Errorf("Signal to a thread that is there: %v", err)
+		}
+		id.StartTime--
+		if err := Signal(id, 0); !errors.Is(err, ErrGone) {
+			t.Errorf("Signal: %v", err)
+		}
+		return
+	}
+	t.Fatal("there is no second thread")
+}
+
 func TestUnknown(t *testing.T) {
 	_, id := child(t, ready)
 	earlier := id
