@@ -11,6 +11,7 @@ import (
 	"os"
 	"regexp"
 	"strings"
+	"syscall"
 	"unicode/utf8"
 
 	"github.com/mvmctl/mvm"
@@ -32,7 +33,7 @@ func Inspect(path string) (Info, error) {
 
 // readFile reads a file of a kernel's size.
 func readFile(path string) ([]byte, error) {
-	f, err := os.Open(path)
+	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0) // a FIFO must not hold us up
 	if err != nil {
 		return nil, mvm.Errorf(kindOfOpen(err), "cannot read the kernel: %w", err).WithHint("check the path")
 	}

@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -222,6 +223,13 @@ func TestInspectRefuses(t *testing.T) {
 	}
 	if _, err := Inspect(t.TempDir()); !errors.Is(err, mvm.ErrInvalid) {
 		t.Errorf("a directory: %v", err)
+	}
+	fifo := filepath.Join(t.TempDir(), "fifo") // nobody writes to it
+	if err := syscall.Mkfifo(fifo, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Inspect(fifo); !errors.Is(err, mvm.ErrInvalid) {
+		t.Errorf("a FIFO: %v", err)
 	}
 	if _, err := Inspect(filepath.Join(t.TempDir(), "missing")); !errors.Is(err, mvm.ErrNotFound) {
 		t.Errorf("a missing file: %v", err)
