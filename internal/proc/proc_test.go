@@ -99,7 +99,6 @@ func TestReusedPID(t *testing.T) {
 	}
 }
 
-// A process that cannot be looked at is not held for dead, and gets no signal.
 // pidfd_open refuses a pid that is no process's first thread, as it does one whose
 // process is being reaped.
 func TestReaped(t *testing.T) {
@@ -128,6 +127,7 @@ func TestReaped(t *testing.T) {
 	t.Fatal("there is no second thread")
 }
 
+// A process that cannot be looked at is not held for dead, and gets no signal.
 func TestUnknown(t *testing.T) {
 	_, id := child(t, ready)
 	earlier := id
