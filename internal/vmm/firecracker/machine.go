@@ -3,16 +3,12 @@ package firecracker
 import (
 	"context"
 	"errors"
-	"fmt"
 	"io/fs"
 	"net"
 	"os"
 	"runtime"
-	"strconv"
 	"strings"
 	"time"
-
-	"golang.org/x/sys/unix"
 
 	"github.com/mvmctl/mvm"
 	"github.com/mvmctl/mvm/internal/proc"
@@ -67,12 +63,8 @@ func (m *machine) Wait(ctx context.Context) (vmm.Exit, error) {
 }
 
 // Kill implements vmm.Machine. Firecracker has no handler for SIGTERM: it ends
-// at once, and with it the guest. Unless whoever started it ignored the signal,
-// which a process inherits: then there is nothing to wait for.
+// at once, and with it the guest.
 func (m *machine) Kill(ctx context.Context, grace time.Duration) error {
-	if ignoresTERM(m.handle.VMM.PID) {
-		grace = 0
-	}
 	if err := proc.Kill(ctx, m.handle.VMM, grace); err != nil {
 		return err
 	}
@@ -103,17 +95,6 @@ func (m *machine) clear(ctx context.Context) error {
 		}
 	}
 	return nil
-}
-
-// ignoresTERM looks into SigIgn of /proc/PID/status (proc(5)).
-func ignoresTERM(pid int) bool {
-	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
-	if err != nil {
-		return false
-	}
-	_, rest, _ := strings.Cut(string(data), "\nSigIgn:")
-	mask, err := strconv.ParseUint(strings.Fields(rest + " 0")[0], 16, 64)
-	return err == nil && mask&(1<<(unix.SIGTERM-1)) != 0
 }
 
 // Close implements vmm.Machine. Nothing is held: each request has a connection

@@ -297,44 +297,10 @@ func testKill(t *testing.T, b bench) {
 	v.wantEnd(t, 137, "SIGKILL")
 
 	v = b.start(t, b.launch(t))
-	ignored := ignoresTERM(v.Handle().VMM.PID)
 	if err := v.Kill(t.Context(), 10*time.Second); err != nil {
 		t.Fatal(err)
 	}
-	if ignored {
-		v.wantEnd(t, 137, "SIGKILL")
-	} else {
-		v.wantEnd(t, 143, "SIGTERM")
-	}
-}
-
-func TestIgnoresTERM(t *testing.T) {
-	for script, want := range map[string]bool{"trap '' TERM; echo up; read x": true, "echo up; read x": false} {
-		in, inW, err := os.Pipe()
-		if err != nil {
-			t.Fatal(err)
-		}
-		outR, out, err := os.Pipe()
-		if err != nil {
-			t.Fatal(err)
-		}
-		p, id, err := proc.StartDetached(proc.Spec{Path: "/bin/sh", Args: []string{"-c", script}, Stdin: in, Stdout: out})
-		if err != nil {
-			t.Fatal(err)
-		}
-		if _, err := io.ReadFull(outR, make([]byte, 3)); err != nil {
-			t.Error(err)
-		}
-		if got := ignoresTERM(id.PID); got != want {
-			t.Errorf("%s: %v", script, got)
-		}
-		_ = inW.Close()
-		_, _ = p.Wait()
-		if ignoresTERM(id.PID) {
-			t.Error("a process that has ended ignores SIGTERM")
-		}
-		_ = errors.Join(in.Close(), out.Close(), outR.Close())
-	}
+	v.wantEnd(t, 143, "SIGTERM")
 }
 
 func testStartFails(t *testing.T, b bench) {
