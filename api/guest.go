@@ -138,8 +138,13 @@ func (c *core) askGuest(ctx context.Context, vm *mvm.VMInstanceItem) *VMGuest {
 func (c *core) askToPowerOff(ctx context.Context, vm *mvm.VMInstanceItem, m vmm.Machine, limit time.Duration) {
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
+	if vm.Status == mvm.StatusPaused { // a guest that stands still hears nothing
+		if p, ok := m.(vmm.Pauser); !ok || p.Resume(ctx) != nil {
+			return
+		}
+	}
 	asked := false
-	if vm.HasAgent && vm.Status == mvm.StatusRunning {
+	if vm.HasAgent {
 		try, stop := context.WithTimeout(ctx, min(limit, 3*time.Second))
 		asked = c.powerOffByAgent(try, vm, m) == nil
 		stop()

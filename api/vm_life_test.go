@@ -77,6 +77,25 @@ func TestLifeOfAVM(t *testing.T) {
 	}
 }
 
+// A paused guest is asked to power off as one that runs is.
+func TestStopPaused(t *testing.T) {
+	w := newWorld(t)
+	m := w.open()
+	w.stock(m)
+	if _, err := m.VM.Create(t.Context(), VMCreateInput{Name: "web", NoAgent: true}); err != nil {
+		t.Fatal(err)
+	}
+	_, err1 := m.VM.Pause(t.Context(), sel("web"))
+	_, err2 := m.VM.Stop(t.Context(), VMInput{Identifiers: []string{"web"}, Timeout: time.Minute})
+	v, err3 := m.VM.Get(t.Context(), sel("web"))
+	if err := errors.Join(err1, err2, err3); err != nil {
+		t.Fatal(err)
+	}
+	if v.Status != mvm.StatusStopped || v.ExitCode == nil || *v.ExitCode != 0 {
+		t.Errorf("it is %s, exit code %v: its guest did not power off", v.Status, v.ExitCode)
+	}
+}
+
 // Every verb from every phase that a user can bring a VM into.
 func TestVerbsFromWrongPhases(t *testing.T) {
 	w := newWorld(t)
