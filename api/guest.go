@@ -134,7 +134,8 @@ func (c *core) askGuest(ctx context.Context, vm *mvm.VMInstanceItem) *VMGuest {
 }
 
 // askToPowerOff has the guest shut down, by its agent or else by what the VMM
-// has, and waits until the VMM ends or the limit is over.
+// has, and waits until the VMM ends or the limit is over. A guest that is still
+// booting hears no power button: its agent is asked again until it answers.
 func (c *core) askToPowerOff(ctx context.Context, vm *mvm.VMInstanceItem, m vmm.Machine, limit time.Duration) {
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
@@ -143,18 +144,40 @@ func (c *core) askToPowerOff(ctx context.Context, vm *mvm.VMInstanceItem, m vmm.
 			return
 		}
 	}
-	asked := false
-	if vm.HasAgent {
-		try, stop := context.WithTimeout(ctx, min(limit, 3*time.Second))
-		asked = c.powerOffByAgent(try, vm, m) == nil
-		stop()
+	hasAgent := vm.HasAgent
+	if hasAgent && c.agentPowersOff(ctx, vm, m, limit) {
+		_, _ = m.Wait(ctx) // an end or the limit: either way the caller looks
+		return
 	}
-	if !asked {
-		if err := m.Shutdown(ctx); err != nil {
-			return // nobody to ask: the caller ends the VMM
-		}
+	if err := m.Shutdown(ctx); err != nil {
+		return // nobody to ask: the caller ends the VMM
 	}
-	_, _ = m.Wait(ctx) // an end or the limit: either way the caller looks
+	if hasAgent {
+		asked := make(chan struct{})
+		defer func() {
+			cancel()
+			<-asked
+		}()
+		go func() {
+			defer close(asked)
+			for !c.agentPowersOff(ctx, vm, m, limit) && ctx.Err() == nil {
+				select {
+				case <-ctx.Done():
+				case <-time.After(askAgain):
+				}
+			}
+		}()
+	}
+	_, _ = m.Wait(ctx)
+}
+
+// askAgain is the pause between two requests to an agent that does not answer.
+const askAgain = 250 * time.Millisecond
+
+func (c *core) agentPowersOff(ctx context.Context, vm *mvm.VMInstanceItem, m vmm.Machine, limit time.Duration) bool {
+	try, stop := context.WithTimeout(ctx, min(limit, 3*time.Second))
+	defer stop()
+	return c.powerOffByAgent(try, vm, m) == nil
 }
 
 func (c *core) powerOffByAgent(ctx context.Context, vm *mvm.VMInstanceItem, m vmm.Machine) error {

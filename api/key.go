@@ -10,6 +10,7 @@ import (
 	"golang.org/x/crypto/ssh"
 
 	"github.com/mvmctl/mvm"
+	"github.com/mvmctl/mvm/internal/fsx"
 	"github.com/mvmctl/mvm/internal/key"
 	"github.com/mvmctl/mvm/internal/store"
 )
@@ -108,9 +109,38 @@ func (c *core) defaultKey(ctx context.Context, st *store.Store) (*mvm.SSHKeyItem
 	if err != nil || k != nil {
 		return k, false, err
 	}
-	// Files without a row are what a crash left between the two.
-	k, err = c.createKey(ctx, st, KeyCreateInput{Name: defaultKeyName, SetDefault: true, Overwrite: len(keys) == 0})
+	if len(keys) == 0 {
+		if k, err = c.adoptKey(ctx, st); err != nil || k != nil {
+			return k, err == nil, mvm.Wrap(err, "take over key", defaultKeyName)
+		}
+	}
+	k, err = c.createKey(ctx, st, KeyCreateInput{Name: defaultKeyName, SetDefault: true})
 	return k, err == nil, mvm.Wrap(err, "create key", defaultKeyName)
+}
+
+// adoptKey registers the default key whose files are there without a row, nil when
+// there are none: a crash came between the two, the database was lost, or another
+// cache has the same directory of keys. Guests may know it, so it is not replaced.
+func (c *core) adoptKey(ctx context.Context, st *store.Store) (*mvm.SSHKeyItem, error) {
+	private := filepath.Join(c.paths.keys(), defaultKeyName)
+	signer, err := key.LoadSigner(private)
+	if errors.Is(err, mvm.ErrNotFound) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, mvm.Errorf(mvm.KindOf(err), "the file %s is there, but: %w", private, err).WithHint("move it away, or replace it with 'mvm key create --force --default %s'", defaultKeyName)
+	}
+	public := key.Public{Key: signer.PublicKey(), Comment: "mvm:" + defaultKeyName}
+	if there, err := key.LoadPublic(private + ".pub"); err == nil && there.Fingerprint() == public.Fingerprint() {
+		public = there
+	} else if err := fsx.WriteFile(private+".pub", []byte(public.Line()+"\n"), 0o644); err != nil {
+		return nil, mvm.Errorf(mvm.ErrUnavailable, "cannot write the public key: %w", err).WithHint("check the permissions and free space of %s", c.paths.keys())
+	}
+	item := &mvm.SSHKeyItem{
+		ID: newID(), Name: defaultKeyName, Fingerprint: public.Fingerprint(), Algorithm: string(public.Kind()), Comment: public.Comment,
+		PublicKeyPath: private + ".pub", PrivateKeyPath: &private, IsDefault: true, IsPresent: true, CreatedAt: now(), UpdatedAt: now(),
+	}
+	return item, st.UpsertKey(ctx, item)
 }
 
 func findDefaultKey(ctx context.Context, st *store.Store) (all []*mvm.SSHKeyItem, def *mvm.SSHKeyItem, err error) {

@@ -7,6 +7,8 @@ import (
 	"slices"
 	"time"
 
+	"golang.org/x/sync/errgroup"
+
 	"github.com/mvmctl/mvm"
 	"github.com/mvmctl/mvm/internal/guest"
 	"github.com/mvmctl/mvm/internal/op"
@@ -14,7 +16,12 @@ import (
 	"github.com/mvmctl/mvm/internal/vmm"
 )
 
-// each applies a verb to every VM selected, and reports on each.
+// parallelVerbs bounds how many VMs one command moves at once. Most of the time
+// goes into waiting for guests.
+const parallelVerbs = 16
+
+// each applies a verb to every VM selected, and reports on each. VMs that are
+// selected twice get it twice, one after the other.
 func (o *VMOperation) each(ctx context.Context, what string, in VMInput, f func(context.Context, *store.Store, *mvm.VMInstanceItem) error) (mvm.Batch[*mvm.VMInstanceItem], error) {
 	var batch mvm.Batch[*mvm.VMInstanceItem]
 	if len(in.Identifiers) == 0 {
@@ -24,14 +31,31 @@ func (o *VMOperation) each(ctx context.Context, what string, in VMInput, f func(
 	if err != nil {
 		return batch, err
 	}
-	for _, sel := range in.Identifiers {
-		entry := mvm.BatchEntry[*mvm.VMInstanceItem]{Identifier: sel}
-		entry.Item, entry.Err = o.core.findVM(ctx, st, sel)
-		if entry.Err == nil {
-			entry.Err = mvm.Wrap(f(ctx, st, entry.Item), what, entry.Item.Name)
+	batch.Entries = make([]mvm.BatchEntry[*mvm.VMInstanceItem], len(in.Identifiers))
+	places := map[string][]*mvm.BatchEntry[*mvm.VMInstanceItem]{} // by VM
+	for i, sel := range in.Identifiers {
+		e := &batch.Entries[i]
+		e.Identifier = sel
+		if e.Item, e.Err = o.core.findVM(ctx, st, sel); e.Err == nil {
+			places[e.Item.ID] = append(places[e.Item.ID], e)
 		}
-		batch.Entries = append(batch.Entries, entry)
 	}
+	var g errgroup.Group
+	g.SetLimit(parallelVerbs)
+	for _, same := range places {
+		g.Go(func() error {
+			for n, e := range same {
+				if n > 0 {
+					e.Item, e.Err = o.core.findVM(ctx, st, e.Identifier)
+				}
+				if e.Err == nil {
+					e.Err = mvm.Wrap(f(ctx, st, e.Item), what, e.Item.Name)
+				}
+			}
+			return nil
+		})
+	}
+	_ = g.Wait() // the errors are in the entries
 	return batch, batch.Err()
 }
 

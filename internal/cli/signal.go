@@ -7,6 +7,7 @@ import (
 	"os/signal"
 	"sync"
 	"syscall"
+	"time"
 )
 
 // errInterrupted is the cause of the context once the user has asked to end.
@@ -18,6 +19,9 @@ type signals struct {
 	ctx   context.Context
 	again chan struct{}
 	stop  func()
+
+	last   os.Signal // the goroutine of watchSignals alone uses these
+	lastAt time.Time
 
 	mu   sync.Mutex
 	take func(os.Signal) bool // nil: nobody takes them
@@ -41,9 +45,18 @@ func watchSignals() *signals {
 	return s
 }
 
+// echo is how soon the same signal again is the same request: timeout(1) and sudo
+// send theirs to the process and to its group.
+const echo = 100 * time.Millisecond
+
 // next returns with a signal that is for us.
 func (s *signals) next(got <-chan os.Signal) {
 	for sig := range got {
+		again := sig == s.last && time.Since(s.lastAt) < echo
+		s.last, s.lastAt = sig, time.Now()
+		if again {
+			continue
+		}
 		s.mu.Lock()
 		take := s.take
 		s.mu.Unlock()

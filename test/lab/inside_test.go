@@ -94,11 +94,7 @@ func (u user) wantGuest(name string, v inspected) {
 func (u user) stopAndStart(name string) {
 	u.t.Helper()
 	id := u.ssh(name, "echo kept > /root/note && cat /etc/machine-id")
-	u.must("vm", "stop", name, "--timeout", "2m")
-	v := u.inspect(name)
-	if v.VM.Status != "stopped" || v.VM.ExitCode == nil || *v.VM.ExitCode != 0 {
-		u.t.Errorf("after stop it is %s, exit code %v: the guest did not power off by itself", v.VM.Status, v.VM.ExitCode)
-	}
+	v := u.wantPowerOff(name)
 	if slices.Contains(u.links(), "link "+v.Networking.Tap) {
 		u.t.Errorf("the tap %s is there after stop", v.Networking.Tap)
 	}
@@ -111,7 +107,19 @@ func (u user) stopAndStart(name string) {
 	}
 }
 
-// pauseAndResume sees that agent and network answer after a pause.
+// wantPowerOff stops a VM and sees that its guest ended by itself.
+func (u user) wantPowerOff(name string) inspected {
+	u.t.Helper()
+	u.must("vm", "stop", name, "--timeout", "2m")
+	v := u.inspect(name)
+	if v.VM.Status != "stopped" || v.VM.ExitCode == nil || *v.VM.ExitCode != 0 {
+		u.t.Errorf("after stop it is %s, exit code %v: the guest did not power off by itself", v.VM.Status, v.VM.ExitCode)
+	}
+	return v
+}
+
+// pauseAndResume sees that agent and network answer after a pause, and that a
+// paused guest is stopped as politely as one that runs.
 func (u user) pauseAndResume(name string) {
 	u.t.Helper()
 	for range 2 {
@@ -131,10 +139,7 @@ func (u user) pauseAndResume(name string) {
 		}
 	}
 	u.must("vm", "pause", name)
-	u.must("vm", "stop", name)
-	if got := u.inspect(name).VM.Status; got != "stopped" {
-		u.t.Errorf("it is %s after pause and stop", got)
-	}
+	u.wantPowerOff(name)
 	u.must("vm", "start", name, "--wait")
 }
 
