@@ -144,15 +144,14 @@ func (c *core) askToPowerOff(ctx context.Context, vm *mvm.VMInstanceItem, m vmm.
 			return
 		}
 	}
-	hasAgent := vm.HasAgent
-	if hasAgent && c.agentPowersOff(ctx, vm, m, limit) {
+	if vm.HasAgent && c.agentPowersOff(ctx, vm, m, limit) {
 		_, _ = m.Wait(ctx) // an end or the limit: either way the caller looks
 		return
 	}
 	if err := m.Shutdown(ctx); err != nil {
 		return // nobody to ask: the caller ends the VMM
 	}
-	if hasAgent {
+	if vm.HasAgent {
 		asked := make(chan struct{})
 		defer func() {
 			cancel()
