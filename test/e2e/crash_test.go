@@ -102,7 +102,7 @@ func TestFullDisk(t *testing.T) {
 	t.Cleanup(func() { _ = syscall.Unmount(small, syscall.MNT_DETACH) })
 	m.ns.Run("cp", "--sparse=always", "-a", m.cache+"/.", small)
 	m.cache = small
-	t.Cleanup(func() { m.run("vm", "rm", "--force", "big") }) // before the disk goes
+	t.Cleanup(func() { m.run("vm", "rm", "--force", "big") })          // before the disk goes
 	m.must("vm", "create", "first", "--image", "tiny", "--mem", "128") // what is shared is made anew for this place
 	m.must("vm", "rm", "--force", "first")
 	var fs syscall.Statfs_t
