@@ -14,8 +14,9 @@ import (
 	"time"
 )
 
-// patience bounds each command: a guest in an emulated guest boots in a minute.
-const patience = 6 * time.Minute
+// patience bounds each command, below the lab's silence: a guest in an emulated
+// guest boots in a minute.
+const patience = 3 * time.Minute
 
 // user is the one who sits in the lab guest.
 type user struct{ t *testing.T }
@@ -25,7 +26,7 @@ func newUser(t *testing.T) {
 	u := user{t}
 	u.must("init", "--non-interactive")
 	u.hostStatus()
-	u.must("config", "set", "settings.vm", "ready_timeout_sec", "300") // guests are slow here
+	u.must("config", "set", "settings.vm", "ready_timeout_sec", "150") // guests are slow here
 	before := u.listing()
 
 	u.must("vm", "create", "fc", "--image", "tiny", "--mem", "128", "--wait")
@@ -110,7 +111,7 @@ func (u user) stopAndStart(name string) {
 // wantPowerOff stops a VM and sees that its guest ended by itself.
 func (u user) wantPowerOff(name string) inspected {
 	u.t.Helper()
-	u.must("vm", "stop", name, "--timeout", "2m")
+	u.must("vm", "stop", name, "--timeout", "1m")
 	v := u.inspect(name)
 	if v.VM.Status != "stopped" || v.VM.ExitCode == nil || *v.VM.ExitCode != 0 {
 		u.t.Errorf("after stop it is %s, exit code %v: the guest did not power off by itself", v.VM.Status, v.VM.ExitCode)
