@@ -52,6 +52,7 @@ type VMInstanceItem struct {
 	StatusReason string          `json:"status_reason,omitempty"` // why crashed or error
 	Handle       json.RawMessage `json:"-"`                       // the driver's handle to re-attach by
 	HasAgent     bool            `json:"has_agent"`               // the guest has a channel to the host
+	Options      VMOptions       `json:"options"`
 
 	// Resolved on request.
 	Kernel  *KernelItem   `json:"kernel,omitempty"`

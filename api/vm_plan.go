@@ -44,7 +44,7 @@ type vmPlan struct {
 	keyLines  []string
 	driver    vmm.Driver
 	probe     vmm.Probe
-	jailer    string
+	jail      *vmm.Jail
 	noAgent   bool
 	initrd    string // the shared part
 	wantIP    netip.Addr
@@ -139,7 +139,7 @@ func (c *core) firstUse(ctx context.Context, st *store.Store, inv *inventory) er
 func (p *vmPlan) launch() vmm.Launch {
 	it := p.item
 	return vmm.Launch{
-		ID: it.ID, Name: it.Name, Dir: p.c.paths.vm(it.ID), Binary: p.probe.Path, Jailer: p.jailer, Accel: p.probe.Accel,
+		ID: it.ID, Name: it.Name, Dir: p.c.paths.vm(it.ID), Binary: p.probe.Path, Jail: p.jail, Accel: p.probe.Accel,
 		Kernel: p.c.paths.abs(p.kernel.Path), Initrd: filepath.Join(p.c.paths.vm(it.ID), seedName), Cmdline: p.cmdline(),
 		VCPUs: it.VCPUCount, MemMiB: it.MemSizeMiB,
 		Disks:       []vmm.Disk{{ID: "rootfs", Path: it.RootfsPath, Format: diskFormat(it.RootfsSuffix)}},

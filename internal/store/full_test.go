@@ -44,7 +44,7 @@ func fillUp(t *testing.T, dir string) (file string) {
 }
 
 func TestOpenOnFullDisk(t *testing.T) {
-	dir := smallDisk(t, 256)
+	dir := smallDisk(t, 384)
 	filler := fillUp(t, dir)
 	path := filepath.Join(dir, "mvm.db")
 	_, err := store.Open(t.Context(), path)

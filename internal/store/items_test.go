@@ -106,6 +106,12 @@ func TestItems(t *testing.T) {
 			resolved: []string{"Kernel", "Image", "Binary", "Network", "Volumes"},
 		}.suite(t)
 	})
+	t.Run("snapshot", func(t *testing.T) {
+		s := open(t)
+		family[mvm.SnapshotItem]{
+			insert: s.InsertSnapshot, update: s.UpdateSnapshot, get: s.GetSnapshot, list: s.ListSnapshots, remove: s.DeleteSnapshot,
+		}.suite(t)
+	})
 	t.Run("network", func(t *testing.T) {
 		s := open(t)
 		family[mvm.NetworkItem]{
@@ -203,9 +209,28 @@ func fill(v reflect.Value, text string, n int) {
 		for i := range n {
 			fill(v.Index(i), fmt.Sprint(text, "-", i), n)
 		}
+	case reflect.Struct:
+		for i := range v.NumField() {
+			if f := v.Type().Field(i); f.Tag.Get("json") != "-" && !refersToItem(f.Type) {
+				fill(v.Field(i), text+f.Name, n)
+			}
+		}
 	default:
 		panic("fill cannot fill " + v.Kind().String() + " " + text)
 	}
+}
+
+// refersToItem reports whether a field holds other items, which are stored by
+// themselves.
+func refersToItem(t reflect.Type) bool {
+	for t.Kind() == reflect.Slice || t.Kind() == reflect.Pointer {
+		t = t.Elem()
+	}
+	if t.Kind() != reflect.Struct {
+		return false
+	}
+	_, ok := t.FieldByName("ID")
+	return ok
 }
 
 func setID(item any, id string) { reflect.ValueOf(item).Elem().FieldByName("ID").SetString(id) }

@@ -16,7 +16,7 @@ var vms = table[mvm.VMInstanceItem]{
 		"rootfs_path", "rootfs_suffix", "pci_enabled", "nested_virt", "enable_logging", "enable_metrics", "enable_console",
 		"created_at", "updated_at", "exit_code", "log_path", "serial_output_path", "nocloud_net_port", "nocloud_net_pid",
 		"relay_pid", "relay_socket_path", "process_start_time", "lsm_flags", "boot_args", "ssh_keys", "ssh_user",
-		"volume_ids", "cpu_config", "hypervisor", "accel", "dns_server", "status_reason", "handle", "has_agent",
+		"volume_ids", "cpu_config", "hypervisor", "accel", "dns_server", "status_reason", "handle", "has_agent", "options",
 	},
 	fields: func(v *mvm.VMInstanceItem) []any {
 		return []any{
@@ -25,7 +25,7 @@ var vms = table[mvm.VMInstanceItem]{
 			&v.RootfsPath, &v.RootfsSuffix, &v.PCIEnabled, &v.NestedVirt, &v.EnableLogging, &v.EnableMetrics, &v.EnableConsole,
 			&v.CreatedAt, &v.UpdatedAt, &v.ExitCode, &v.LogPath, &v.SerialOutputPath, &v.NocloudNetPort, &v.NocloudNetPID,
 			&v.RelayPID, &v.RelaySocketPath, &v.ProcessStartTime, &v.LSMFlags, &v.BootArgs, asJSON{&v.SSHKeys}, &v.SSHUser,
-			asJSON{&v.VolumeIDs}, asJSON{&v.CPUConfig}, &v.Hypervisor, &v.Accel, &v.DNSServer, &v.StatusReason, asJSON{&v.Handle}, &v.HasAgent,
+			asJSON{&v.VolumeIDs}, asJSON{&v.CPUConfig}, &v.Hypervisor, &v.Accel, &v.DNSServer, &v.StatusReason, asJSON{&v.Handle}, &v.HasAgent, asJSON{&v.Options},
 		}
 	},
 	stamp: func(v *mvm.VMInstanceItem) []*string { return []*string{&v.CreatedAt, &v.UpdatedAt} },

@@ -138,8 +138,14 @@ type Problem struct {
 // (vmmtest) keeps each equal to the optional interface that it stands for.
 type Capabilities struct {
 	Pause       bool // Pauser
-	Snapshot    bool
-	DiskHotplug bool
+	Snapshot    bool // Snapshotter, and Launch.Restore
+	DiskHotplug bool // DiskHotplugger
+	Balloon     bool // Ballooner, and Launch.Balloon
+	RateLimit   bool // RateLimiter, and the limits of disks and interfaces
+	Metadata    bool // MetadataHolder, and Launch.Metadata
+	Metrics     bool // Metered, and Launch.Metrics
+	HugePages   bool // Launch.HugePages
+	Jail        bool // Launch.Jail
 	Qcow2       bool // disks may be qcow2
 	Vsock       bool
 	NestedVirt  bool
@@ -149,13 +155,14 @@ type Capabilities struct {
 type Launch struct {
 	ID          string // of the VM; stands in the VMM's command line, so that a lost process can be found
 	Name        string
-	Dir         string // the VM's own directory, 0700; sockets, logs and configuration go here
-	Binary      string // of the VMM
-	Jailer      string // "" runs unjailed
-	Accel       string // "kvm" or "tcg"
-	Kernel      string // ELF vmlinux
-	Initrd      string // "" for none
-	Cmdline     string // complete but for what only the driver knows (console device, machine quirks)
+	Dir         string   // the VM's own directory, 0700; sockets, logs and configuration go here
+	Binary      string   // of the VMM
+	Jail        *Jail    // nil runs unjailed
+	Restore     *Restore // nil boots the kernel
+	Accel       string   // "kvm" or "tcg"
+	Kernel      string   // ELF vmlinux
+	Initrd      string   // "" for none
+	Cmdline     string   // complete but for what only the driver knows (console device, machine quirks)
 	VCPUs       int
 	MemMiB      int
 	Disks       []Disk // the first is the root disk
@@ -168,7 +175,11 @@ type Launch struct {
 	Logging     bool
 	LogLevel    string
 	Metrics     bool
-	Env         []string // for the VMM; nil for a minimal one
+	Balloon     *Balloon        // nil for no balloon device
+	Metadata    json.RawMessage // what the metadata service holds; nil for no service
+	HugePages   bool            // memory from the host's pool of 2 MiB pages
+	TrackDirty  bool            // keep track of changed memory, for SnapshotFiles.Diff
+	Env         []string        // for the VMM; nil for a minimal one
 }
 
 // Files are the names, within Launch.Dir, of what a VMM leaves there.
@@ -190,6 +201,8 @@ type Disk struct {
 	Format    string // "raw" or "qcow2"; never guessed from the content
 	ReadOnly  bool
 	Writeback bool // cache=writeback; otherwise the guest's flushes reach the disk
+	AsyncIO   bool // io_uring, where the VMM and the kernel have it
+	Limit     RateLimit
 }
 
 // NIC is a network interface of the VM.
@@ -197,6 +210,9 @@ type NIC struct {
 	ID  string // "eth0"
 	Tap string // an existing tap device
 	MAC string
+	MTU int       // 0 leaves it to the guest
+	RX  RateLimit // what the guest receives
+	TX  RateLimit // what it sends
 }
 
 // Rendered is a launch as a driver would run it.

@@ -178,7 +178,7 @@ func check(l vmm.Launch) error {
 		return err
 	}
 	switch {
-	case l.Jailer != "":
+	case l.Jail != nil:
 		return unsupported("jailer", "this build starts it unjailed").WithHint("leave the jailer off: --no-jailer")
 	case l.Accel != "" && l.Accel != "kvm":
 		return unsupported("accel "+l.Accel, "it runs on KVM only").WithHint("use --hypervisor qemu")

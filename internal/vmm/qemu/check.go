@@ -42,7 +42,7 @@ func checkAbilities(l vmm.Launch) error {
 	switch {
 	case l.CPUTemplate != nil:
 		return unsupported("cpu_config", "CPU templates are Firecracker's").WithHint(other)
-	case l.Jailer != "":
+	case l.Jail != nil:
 		return unsupported("jailer", "the jailer starts Firecracker only").WithHint("leave the jailer off: --no-jailer")
 	case l.Metrics:
 		return unsupported("enable_metrics", "it writes no metrics").WithHint(other)

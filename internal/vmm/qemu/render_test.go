@@ -95,7 +95,7 @@ func TestRenderRefuses(t *testing.T) {
 		change func(*vmm.Launch)
 	}{
 		{"cpu_config", mvm.ErrUnsupported, func(l *vmm.Launch) { l.CPUTemplate = json.RawMessage("{}") }},
-		{"jailer", mvm.ErrUnsupported, func(l *vmm.Launch) { l.Jailer = "/bin/jailer" }},
+		{"jailer", mvm.ErrUnsupported, func(l *vmm.Launch) { l.Jail = &vmm.Jail{Jailer: "/bin/jailer"} }},
 		{"enable_metrics", mvm.ErrUnsupported, func(l *vmm.Launch) { l.Metrics = true }},
 		{"accel", mvm.ErrUnsupported, func(l *vmm.Launch) { l.Accel = "tcg,thread=single" }},
 		{"accel", mvm.ErrUnsupported, func(l *vmm.Launch) { l.Accel = "" }},

@@ -1,0 +1,46 @@
+package mvm
+
+import "encoding/json"
+
+// VMOptions are what a VM can be besides what the reference has; the zero value
+// is a VM without any of it.
+type VMOptions struct {
+	Restart  RestartPolicy   `json:"restart,omitempty"`   // "" is no
+	NoJailer bool            `json:"no_jailer,omitempty"` // run the VMM unjailed though a jailer is there
+	Jailed   bool            `json:"jailed,omitempty"`    // how the VM runs, or ran last
+	JailUID  int             `json:"jail_uid,omitempty"`  // the VM's own user and group; 0 while it has none
+	HugePg   bool            `json:"huge_pages,omitempty"`
+	Metadata json.RawMessage `json:"metadata,omitempty"`
+	Balloon  *VMBalloon      `json:"balloon,omitempty"`
+
+	RestoredFrom string   `json:"restored_from,omitempty"` // id of the snapshot
+	Isolate      bool     `json:"isolate,omitempty"`       // not reachable from other VMs on its network
+	Egress       []string `json:"egress,omitempty"`        // nil allows all; else the CIDRs and names that it may reach, [] none
+	NetLimit     *VMLimit `json:"net_limit,omitempty"`
+	DiskLimit    *VMLimit `json:"disk_limit,omitempty"`
+	Publish      []string `json:"publish,omitempty"` // [hostip:]port:port[/udp]
+}
+
+// VMBalloon is the balloon device of a VM.
+type VMBalloon struct {
+	MiB          int  `json:"mib"`
+	DeflateOnOOM bool `json:"deflate_on_oom"`
+	StatsSec     int  `json:"stats_sec"`
+}
+
+// VMLimit bounds a disk or an interface; 0 does not bound.
+type VMLimit struct {
+	BytesPerSec int64 `json:"bytes_per_sec,omitempty"`
+	OpsPerSec   int64 `json:"ops_per_sec,omitempty"`
+	BurstBytes  int64 `json:"burst_bytes,omitempty"`
+}
+
+// RestartPolicy says when a VM whose VMM ended is started again without being asked.
+type RestartPolicy string
+
+// The restart policies.
+const (
+	RestartNo        RestartPolicy = "no"
+	RestartOnFailure RestartPolicy = "on-failure" // the VMM crashed
+	RestartAlways    RestartPolicy = "always"     // also when the guest powered off, and after a reboot of the host
+)
