@@ -70,6 +70,11 @@ func (d *Driver) start(ctx context.Context, l vmm.Launch) (*machine, error) {
 	if err := removeStale(l); err != nil {
 		return nil, err
 	}
+	for _, disk := range l.Disks {
+		if err := linkDisk(l.Dir, disk); err != nil {
+			return nil, err
+		}
+	}
 	if err := fsx.WriteFile(filepath.Join(l.Dir, l.Files.Config), r.Config, 0o600); err != nil {
 		return nil, fmt.Errorf("write the configuration: %w", err)
 	}
@@ -85,7 +90,7 @@ func (d *Driver) start(ctx context.Context, l vmm.Launch) (*machine, error) {
 		}
 	}
 	if err != nil {
-		removeSockets(l) // the configuration and the logs stay for inspection
+		removeNames(l) // the configuration and the logs stay for inspection
 		return nil, err
 	}
 	return m, nil
@@ -137,7 +142,11 @@ func (m *machine) undo(first error) error {
 	return first
 }
 
-func removeSockets(l vmm.Launch) {
+// removeNames removes what only a VM that runs has in its directory.
+func removeNames(l vmm.Launch) {
+	for _, disk := range l.Disks {
+		_ = unlinkDisk(l.Dir, disk)
+	}
 	for _, name := range []string{l.Files.API, l.Files.Agent} {
 		if name != "" {
 			_ = os.Remove(filepath.Join(l.Dir, name))

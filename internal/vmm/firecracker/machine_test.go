@@ -372,7 +372,7 @@ func testManyDevices(t *testing.T, b bench) {
 	l.VCPUs, l.PCI = 2, true
 	l.NICs = []vmm.NIC{{ID: "eth0", Tap: b.tap, MAC: "02:fc:00:00:00:01"}}
 	for _, id := range []string{"vol-a", "vol-b"} {
-		d := vmm.Disk{ID: id, Path: filepath.Join(l.Dir, id), Format: "raw", ReadOnly: id == "vol-b", Writeback: true}
+		d := vmm.Disk{ID: id, Path: filepath.Join(t.TempDir(), id), Format: "raw", ReadOnly: id == "vol-b", Writeback: true}
 		if err := os.WriteFile(d.Path, make([]byte, 1<<20), 0o600); err != nil {
 			t.Fatal(err)
 		}

@@ -99,7 +99,7 @@ func configOf(l vmm.Launch) (Config, error) {
 		// command line. The order is right already, and an initrd finds the
 		// root by itself, as does a kernel that was told its root.
 		root := i == 0 && l.Initrd == "" && !strings.Contains(" "+l.Cmdline, " root=")
-		cfg.Drives = append(cfg.Drives, driveOf(disk, root))
+		cfg.Drives = append(cfg.Drives, driveOf(l.Dir, disk, root))
 	}
 	for _, nic := range l.NICs {
 		cfg.NICs = append(cfg.NICs, NetworkInterface{ID: deviceID(nic.ID), Tap: nic.Tap, MAC: nic.MAC})
@@ -120,9 +120,9 @@ func configOf(l vmm.Launch) (Config, error) {
 // driveOf renders one disk. The cache type is always Firecracker's "Writeback",
 // which passes the guest's flushes on to the file: its default, "Unsafe", drops
 // them, and nobody asked for that.
-func driveOf(disk vmm.Disk, root bool) Drive {
+func driveOf(dir string, disk vmm.Disk, root bool) Drive {
 	return Drive{
-		ID: deviceID(disk.ID), Path: disk.Path, Root: root, ReadOnly: disk.ReadOnly,
+		ID: deviceID(disk.ID), Path: diskName(dir, disk), Root: root, ReadOnly: disk.ReadOnly,
 		CacheType: "Writeback", IOEngine: "Sync",
 	}
 }
@@ -244,6 +244,9 @@ func checkDevices(l vmm.Launch) error {
 			return invalid("disk", "two have the id %q", id).WithHint("give each disk an id of its own")
 		}
 		seen[id] = true
+		if !filepath.IsAbs(disk.Path) {
+			return invalid("disk "+disk.ID, "its path %q is not absolute", disk.Path).WithHint("give the whole path")
+		}
 		if disk.Format != "raw" {
 			return unsupported("disk "+disk.ID, "its format is "+disk.Format+", and only raw is known").
 				WithHint("convert the disk to raw, or use --hypervisor qemu")

@@ -18,7 +18,7 @@ func launch() vmm.Launch {
 		ID: "0123456789abcdef", Name: "web", Dir: "/c/vms/0123456789abcdef", Binary: "/c/bin/firecracker", Accel: "kvm",
 		Kernel: "/c/kernels/vmlinux", Initrd: "/c/vms/0123456789abcdef/initrd", Cmdline: "net.ifnames=0 quiet",
 		VCPUs: 2, MemMiB: 512, PCI: true, Agent: true, Logging: true, LogLevel: "Warn", Metrics: true,
-		Disks:       []vmm.Disk{{ID: "rootfs", Path: "/c/d.raw", Format: "raw"}, {ID: "vol-a1", Path: "/c/v.raw", Format: "raw", ReadOnly: true}},
+		Disks:       []vmm.Disk{{ID: "rootfs", Path: "/c/vms/0123456789abcdef/rootfs.raw", Format: "raw"}, {ID: "vol-a1", Path: "/c/v.raw", Format: "raw", ReadOnly: true}},
 		NICs:        []vmm.NIC{{ID: "eth0", Tap: "mvm-t0", MAC: "02:fc:00:00:00:01"}},
 		CPUTemplate: json.RawMessage(`{"cpuid_modifiers":[]}`),
 		Files: vmm.Files{
@@ -47,7 +47,7 @@ func TestRender(t *testing.T) {
   "drives": [
     {
       "drive_id": "rootfs",
-      "path_on_host": "/c/d.raw",
+      "path_on_host": "rootfs.raw",
       "is_root_device": false,
       "is_read_only": false,
       "cache_type": "Writeback",
@@ -55,7 +55,7 @@ func TestRender(t *testing.T) {
     },
     {
       "drive_id": "vol_a1",
-      "path_on_host": "/c/v.raw",
+      "path_on_host": "disk-vol_a1",
       "is_root_device": false,
       "is_read_only": true,
       "cache_type": "Writeback",
@@ -195,6 +195,7 @@ func TestRenderRefuses(t *testing.T) {
 	}{
 		{"disk rootfs", func(l *vmm.Launch) { l.Disks[0].Format = "qcow2" }, mvm.ErrUnsupported},
 		{"disk", func(l *vmm.Launch) { l.Disks[1].ID = "rootfs" }, mvm.ErrInvalid},
+		{"disk rootfs", func(l *vmm.Launch) { l.Disks[0].Path = "rootfs.raw" }, mvm.ErrInvalid},
 		{"device id", func(l *vmm.Launch) { l.Disks[1].ID = "a/b" }, mvm.ErrInvalid},
 		{"device id", func(l *vmm.Launch) { l.NICs[0].ID = "" }, mvm.ErrInvalid},
 		{"nic", func(l *vmm.Launch) { l.NICs = append(l.NICs, l.NICs[0]) }, mvm.ErrInvalid},
