@@ -31,6 +31,15 @@ type BootConfig struct {
 	Entropy    []byte       `json:"entropy"`         // mixed into the guest's random pool
 }
 
+// NewIdentity makes another machine of a guest that was restored from a snapshot
+// of one: without it two guests would share name, address, keys and random
+// numbers. It may be sent twice.
+type NewIdentity struct {
+	Config  BootConfig `json:"config"`   // what the guest would have been told at boot
+	OldMAC  string     `json:"old_mac"`  // of the interface that Config.Network is for
+	OldAddr string     `json:"old_addr"` // CIDR, taken from the interface
+}
+
 // RootConfig says what to boot from.
 type RootConfig struct {
 	Device string `json:"device"` // "/dev/vda"

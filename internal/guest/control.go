@@ -75,6 +75,12 @@ func (c *Client) SetTime(ctx context.Context, t time.Time) error {
 	return c.request(ctx, wire.ReqSetTime, RequestLimit, wire.SetTime{UnixNano: t.UnixNano()}, nil)
 }
 
+// SetIdentity makes another machine of a restored guest. The agent's own keys
+// change with it, for connections made from then on.
+func (c *Client) SetIdentity(ctx context.Context, n NewIdentity) error {
+	return c.request(ctx, wire.ReqIdentity, SyncLimit, n, nil)
+}
+
 // SFTP opens a file transfer session as the connection's user. Closing it leaves
 // the client open. Its calls end when the client is closed.
 func (c *Client) SFTP(ctx context.Context) (*sftp.Client, error) {

@@ -8,6 +8,7 @@ import (
 	"os"
 	"runtime/debug"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/crypto/ssh"
@@ -30,7 +31,7 @@ const (
 // Server is an agent that was configured.
 type Server struct {
 	params   guest.AgentParams
-	config   *ssh.ServerConfig
+	config   atomic.Pointer[ssh.ServerConfig] // another one after a restore
 	conns    chan struct{}
 	sessions chan struct{}
 
@@ -44,10 +45,12 @@ func NewServer(p guest.AgentParams) (*Server, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Server{
-		params: p, config: cfg, running: map[*process]struct{}{},
+	s := &Server{
+		params: p, running: map[*process]struct{}{},
 		conns: make(chan struct{}, maxConns), sessions: make(chan struct{}, maxSessions),
-	}, nil
+	}
+	s.config.Store(cfg)
+	return s, nil
 }
 
 // logf writes one line; standard error is the kernel's log.
@@ -74,7 +77,7 @@ func (s *Server) ServeConn(ctx context.Context, c net.Conn) {
 		return
 	}
 	limit := time.AfterFunc(handshakeLimit, func() { _ = c.Close() })
-	sc, chans, reqs, err := ssh.NewServerConn(c, s.config)
+	sc, chans, reqs, err := ssh.NewServerConn(c, s.config.Load())
 	limit.Stop()
 	if err != nil {
 		return
@@ -157,6 +160,12 @@ func (s *Server) global(r *ssh.Request) (any, error) {
 			return nil, err
 		}
 		return struct{}{}, setTime(t)
+	case wire.ReqIdentity:
+		var n guest.NewIdentity
+		if err := json.Unmarshal(r.Payload, &n); err != nil {
+			return nil, err
+		}
+		return struct{}{}, s.newIdentity(&n)
 	}
 	return nil, fmt.Errorf("the agent does not know the request %q", r.Type)
 }

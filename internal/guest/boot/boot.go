@@ -39,7 +39,7 @@ func Main(args []string) {
 	if err = errors.Join(apiErr, err); err != nil {
 		con.giveUp("", err)
 	}
-	if err := addEntropy(cfg.Entropy); err != nil {
+	if err := AddEntropy(cfg.Entropy); err != nil {
 		con.say("entropy: %v", err)
 	}
 	ph.done("setup")
@@ -121,7 +121,7 @@ func prepare(con console, cfg *guest.BootConfig, ph *phases) (agentConfig *os.Fi
 		return nil, err
 	}
 	defer func() { _ = run.Close() }()
-	report("network configuration", writeRunConfig(root, run, cfg.Network))
+	report("network configuration", WriteRunConfig(root, run, cfg.Network))
 	if cfg.Agent != nil {
 		report("install the agent", installAgent(run, cfg.Agent))
 		// Opened now: an init may mount another tmpfs over /run before the agent reads it.

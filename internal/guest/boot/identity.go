@@ -193,7 +193,7 @@ func ownedByResolved(r *Rootfs) bool {
 }
 
 // writeResolv sets the name servers, except where systemd-resolved owns the
-// file: it gets its drop-in at every boot, see writeRunConfig.
+// file: it gets its drop-in at every boot, see WriteRunConfig.
 func writeResolv(r *Rootfs, n *guest.NetConfig) error {
 	if n == nil || len(n.DNS) == 0 || ownedByResolved(r) {
 		return nil

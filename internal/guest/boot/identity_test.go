@@ -155,7 +155,7 @@ func TestResolvedKeepsItsLink(t *testing.T) {
 	rr, err := OpenRootfs(procFD(run))
 	must(t, err)
 	defer func() { _ = rr.Close() }()
-	must(t, writeRunConfig(r, rr, cfg.Network))
+	must(t, WriteRunConfig(r, rr, cfg.Network))
 	if got, want := read(t, root, "run/systemd/resolved.conf.d/10-mvm.conf"), "[Resolve]\nDNS=9.9.9.9 1.1.1.1\n"; got != want {
 		t.Errorf("drop-in %q, want %q", got, want)
 	}

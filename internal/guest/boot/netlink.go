@@ -222,3 +222,48 @@ func SetupNetwork(cfg *guest.NetConfig, limit time.Duration) error {
 	}
 	return nil
 }
+
+// MoveNetwork makes another interface, to the outside, of the one with the
+// address oldMAC: MAC address, IP address and route become cfg's. One that was
+// moved already is set up again.
+func MoveNetwork(oldMAC, oldAddr string, cfg *guest.NetConfig) error {
+	if !strings.EqualFold(oldMAC, cfg.MAC) {
+		if _, index, err := interfaceByMAC(oldMAC, 0); err == nil {
+			if err := readdress(index, oldAddr, cfg.MAC); err != nil {
+				return err
+			}
+		}
+	}
+	return SetupNetwork(cfg, netWait)
+}
+
+// readdress takes an address from an interface and gives it another MAC address.
+// A virtio-net device takes that while it is up.
+func readdress(index int, oldAddr, mac string) error {
+	hw, err := net.ParseMAC(mac)
+	if err != nil {
+		return err
+	}
+	n, err := openRtnl()
+	if err != nil {
+		return err
+	}
+	defer n.close()
+	if p, err := netip.ParsePrefix(oldAddr); err == nil {
+		if err := n.removeAddress(index, p); err != nil && err != unix.EADDRNOTAVAIL {
+			return fmt.Errorf("remove the address %s: %w", oldAddr, err)
+		}
+	}
+	b := make([]byte, unix.SizeofIfInfomsg)
+	binary.NativeEndian.PutUint32(b[4:], uint32(index))
+	if err := n.do(unix.RTM_NEWLINK, 0, attr(b, unix.IFLA_ADDRESS, hw)); err != nil {
+		return fmt.Errorf("set the MAC address %s: %w", mac, err)
+	}
+	return nil
+}
+
+func (n *rtnl) removeAddress(index int, p netip.Prefix) error {
+	b := []byte{family(p.Addr()), byte(p.Bits()), 0, unix.RT_SCOPE_UNIVERSE}
+	b = append(b, u32(uint32(index))...)
+	return n.do(unix.RTM_DELADDR, 0, attr(b, unix.IFA_LOCAL, p.Addr().AsSlice()))
+}

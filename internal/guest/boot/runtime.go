@@ -81,9 +81,9 @@ func copySelf(r *Rootfs, p string) error {
 	return errors.Join(err, dst.Chmod(0o755), dst.Close())
 }
 
-// writeRunConfig tells systemd's network services what is set already, so that
+// WriteRunConfig tells systemd's network services what is set already, so that
 // they neither undo it nor wait for DHCP. Other inits do not look there.
-func writeRunConfig(root, run *Rootfs, n *guest.NetConfig) error {
+func WriteRunConfig(root, run *Rootfs, n *guest.NetConfig) error {
 	if n == nil {
 		return nil
 	}
@@ -112,10 +112,10 @@ func networkdFile(n *guest.NetConfig) []byte {
 	return []byte(b.String())
 }
 
-// addEntropy credits what the host gave to the kernel's pool (random(4),
+// AddEntropy credits what the host gave to the kernel's pool (random(4),
 // RNDADDENTROPY), so that nothing in the guest waits for randomness and clones
 // of a disk do not share a seed.
-func addEntropy(seed []byte) error {
+func AddEntropy(seed []byte) error {
 	if len(seed) == 0 {
 		return nil
 	}
@@ -129,5 +129,13 @@ func addEntropy(seed []byte) error {
 	for len(info)%4 != 0 {
 		info = append(info, 0)
 	}
-	return ioctlBytes(uintptr(fd), unix.RNDADDENTROPY, info)
+	if err := ioctlBytes(uintptr(fd), unix.RNDADDENTROPY, info); err != nil {
+		return err
+	}
+	_ = unix.IoctlSetInt(fd, rndReseedCRNG, 0) // kernels before 4.14 do not have it
+	return nil
 }
+
+// rndReseedCRNG is RNDRESEEDCRNG of linux/random.h: what was credited is used at
+// once, also by a generator that a clone shares the state of.
+const rndReseedCRNG = 0x5207

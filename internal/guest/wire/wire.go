@@ -11,6 +11,7 @@ const (
 	ReqPowerOff = "mvm-poweroff@mvm" // asks the init; answered before it happens
 	ReqReboot   = "mvm-reboot@mvm"
 	ReqSetTime  = "mvm-settime@mvm" // <- SetTime
+	ReqIdentity = "mvm-identity@mvm" // <- guest.NewIdentity
 )
 
 // ReqExec is a channel request on a session: Exec as JSON. Unlike SSH's "exec"
