@@ -10,7 +10,7 @@ const (
 	ReqSync     = "mvm-sync@mvm"     // writes all file systems out
 	ReqPowerOff = "mvm-poweroff@mvm" // asks the init; answered before it happens
 	ReqReboot   = "mvm-reboot@mvm"
-	ReqSetTime  = "mvm-settime@mvm" // <- SetTime
+	ReqSetTime  = "mvm-settime@mvm"  // <- SetTime
 	ReqIdentity = "mvm-identity@mvm" // <- guest.NewIdentity
 )
 
