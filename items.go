@@ -73,29 +73,6 @@ type BinaryItem struct {
 	VMs         []*VMInstanceItem `json:"vms,omitempty"`
 }
 
-// VolumeStatus says whether a volume is in use.
-type VolumeStatus string
-
-// The states of a volume.
-const (
-	VolumeAvailable VolumeStatus = "available"
-	VolumeAttached  VolumeStatus = "attached"
-)
-
-// VolumeItem is a persistent data disk.
-type VolumeItem struct {
-	ID         string       `json:"id"`
-	Name       string       `json:"name"`
-	SizeBytes  int64        `json:"size_bytes"`
-	Format     string       `json:"format"` // raw or qcow2
-	Path       string       `json:"path"`
-	Status     VolumeStatus `json:"status"`
-	VMID       *string      `json:"vm_id"`
-	CreatedAt  string       `json:"created_at"`
-	UpdatedAt  string       `json:"updated_at"`
-	IsReadOnly bool         `json:"is_read_only"`
-}
-
 // SSHKeyItem is an SSH key that can be given to VMs.
 type SSHKeyItem struct {
 	ID             string  `json:"id"`

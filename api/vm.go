@@ -54,9 +54,10 @@ type VMCreateInput struct {
 	BootArgs         string
 	FirecrackerBin   string // path of the VMM's binary
 	BinaryID         string
-	SkipCleanup      bool // leave everything as it is when creation fails
-	Count            *int // names NAME-1…NAME-N
-	Atomic           bool // with Count: all or none
+	SkipCleanup      bool     // leave everything as it is when creation fails
+	Count            *int     // names NAME-1…NAME-N
+	Atomic           bool     // with Count: all or none
+	Volumes          []string // NAME[:ro|:rw][:/MOUNT/POINT], by name or id prefix
 
 	// Beyond the reference.
 	Hypervisor string // auto, firecracker or qemu

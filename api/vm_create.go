@@ -172,6 +172,11 @@ func (in VMCreateInput) validate() error {
 			return err
 		}
 	}
+	for _, v := range in.Volumes {
+		if _, err := parseVolumeSpec(v); err != nil {
+			return err
+		}
+	}
 	for _, err := range []error{mvm.ValidateBootArgs(in.LSMFlags), mvm.ValidateBootArgs(in.BootArgs), validateHypervisor(in.Hypervisor), validateCloudInit(in.CloudInitMode), validateWait(in.Wait)} {
 		if err != nil {
 			return err

@@ -107,7 +107,12 @@ func (c *core) start(ctx context.Context, st *store.Store, vm *mvm.VMInstanceIte
 	}
 	return c.journal.Run(ctx, op.Op{
 		Kind: opStart, Subject: vm.Name, SubjectID: vm.ID, UndoData: undo,
-		Reserve: func(tx *store.Tx) error { _, err := tx.ClaimVM(ctx, vm.ID, mvm.VerbStart); return err },
+		Reserve: func(tx *store.Tx) error {
+			if _, err := tx.ClaimVM(ctx, vm.ID, mvm.VerbStart); err != nil {
+				return err
+			}
+			return p.loadVolumes(ctx, tx) // one may have come or gone since the plan was made
+		},
 		// A VMM that a crash lost, and a tap that outlived its VM, go first.
 		Steps:  append([]op.Step{&clearStep{c: c, VMID: vm.ID, Tap: vm.TapDevice}}, p.startSteps()...),
 		Commit: func(tx *store.Tx) error { return p.commitRunning(ctx, tx, cause) },

@@ -41,6 +41,7 @@ type vmPlan struct {
 	image     *mvm.ImageItem
 	kernel    *mvm.KernelItem
 	network   *mvm.NetworkItem
+	volumes   []vmVolume // in the order of the VM's VolumeIDs
 	keyLines  []string
 	driver    vmm.Driver
 	probe     vmm.Probe
@@ -84,6 +85,7 @@ func (c *core) planCreate(ctx context.Context, st *store.Store, inv *inventory, 
 	for _, resolve := range []func() error{
 		func() error { return p.resolveAssets(inv, in) },
 		func() error { return p.resolveDisk(in.DiskSize) },
+		func() error { return p.resolveVolumes(inv, in.Volumes) },
 		func() (err error) { return p.resolveDriver(ctx, st, in) },
 		func() error { return c.requireRoot("creating a VM", "vm", "create", in.Name) },
 		func() error { return c.firstUse(ctx, st, inv) },
@@ -138,11 +140,15 @@ func (c *core) firstUse(ctx context.Context, st *store.Store, inv *inventory) er
 
 func (p *vmPlan) launch() vmm.Launch {
 	it := p.item
+	disks := []vmm.Disk{{ID: "rootfs", Path: it.RootfsPath, Format: diskFormat(it.RootfsSuffix)}}
+	for _, v := range p.volumes {
+		disks = append(disks, v.disk(p.c.paths))
+	}
 	return vmm.Launch{
 		ID: it.ID, Name: it.Name, Dir: p.c.paths.vm(it.ID), Binary: p.probe.Path, Jail: p.jail, Accel: p.probe.Accel,
 		Kernel: p.c.paths.abs(p.kernel.Path), Initrd: filepath.Join(p.c.paths.vm(it.ID), seedName), Cmdline: p.cmdline(),
 		VCPUs: it.VCPUCount, MemMiB: it.MemSizeMiB,
-		Disks:       []vmm.Disk{{ID: "rootfs", Path: it.RootfsPath, Format: diskFormat(it.RootfsSuffix)}},
+		Disks:       disks,
 		NICs:        []vmm.NIC{{ID: "eth0", Tap: it.TapDevice, MAC: it.MAC}},
 		PCI:         it.PCIEnabled,
 		Nested:      it.NestedVirt,
@@ -223,7 +229,10 @@ func (p *vmPlan) reserve(ctx context.Context, tx *store.Tx) error {
 	if err := tx.InsertVM(ctx, p.item); err != nil {
 		return err
 	}
-	return tx.InsertLease(ctx, &mvm.NetworkLeaseItem{NetworkID: p.network.ID, IPv4: p.item.IPv4, VMID: &p.item.ID, LeasedAt: now()})
+	if err := tx.InsertLease(ctx, &mvm.NetworkLeaseItem{NetworkID: p.network.ID, IPv4: p.item.IPv4, VMID: &p.item.ID, LeasedAt: now()}); err != nil {
+		return err
+	}
+	return p.reserveVolumes(ctx, tx)
 }
 
 // chooseIP returns the address asked for, if it is free, or the lowest free one.

@@ -20,6 +20,9 @@ type inventory struct {
 	images   []*mvm.ImageItem
 	kernels  []*mvm.KernelItem
 	keys     []*mvm.SSHKeyItem
+	volumes  []*mvm.VolumeItem
+
+	attachments []mvm.VolumeAttachment // by VM, in the order of its disks
 }
 
 func loadInventory(ctx context.Context, st *store.Store) (*inventory, error) {
@@ -32,6 +35,8 @@ func loadInventory(ctx context.Context, st *store.Store) (*inventory, error) {
 		func() (e error) { inv.images, e = st.ListImages(ctx); return },
 		func() (e error) { inv.kernels, e = st.ListKernels(ctx); return },
 		func() (e error) { inv.keys, e = st.ListKeys(ctx); return },
+		func() (e error) { inv.volumes, e = st.ListVolumes(ctx); return },
+		func() (e error) { inv.attachments, e = st.ListAttachments(ctx); return },
 	} {
 		if err = load(); err != nil {
 			return nil, err

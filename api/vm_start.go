@@ -31,6 +31,9 @@ func (c *core) planStart(ctx context.Context, st *store.Store, inv *inventory, v
 	if err := p.checkAssets(); err != nil {
 		return nil, err
 	}
+	if err := p.findVolumes(inv); err != nil {
+		return nil, err
+	}
 	var keys []*mvm.SSHKeyItem
 	for _, key := range inv.keys {
 		if slices.Contains(vm.SSHKeys, key.Name) {

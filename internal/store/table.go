@@ -20,6 +20,7 @@ type table[T any] struct {
 	cols   []string           // the first is the key
 	fields func(*T) []any     // pointers to the fields, in the order of cols
 	stamp  func(*T) []*string // CreatedAt and UpdatedAt; nil where there are none
+	fixed  []string           // columns that follow from other tables: updates leave them alone
 	unique map[string]taken   // what to say when a constraint is violated
 }
 
@@ -79,7 +80,7 @@ func (t *table[T]) update(ctx context.Context, q Queries, item *T) error {
 	args := t.fields(item)
 	vals := make([]any, 0, len(args))
 	for i, c := range t.cols[1:] {
-		if c != "created_at" {
+		if c != "created_at" && !slices.Contains(t.fixed, c) {
 			set = append(set, c+" = ?")
 			vals = append(vals, args[i+1])
 		}

@@ -18,6 +18,7 @@ var vms = table[mvm.VMInstanceItem]{
 		"relay_pid", "relay_socket_path", "process_start_time", "lsm_flags", "boot_args", "ssh_keys", "ssh_user",
 		"volume_ids", "cpu_config", "hypervisor", "accel", "dns_server", "status_reason", "handle", "has_agent", "options",
 	},
+	fixed: []string{"volume_ids"},
 	fields: func(v *mvm.VMInstanceItem) []any {
 		return []any{
 			&v.ID, &v.Name, &v.Status, &v.PID, &v.IPv4, &v.MAC, &v.NetworkID, &v.TapDevice, &v.ImageID, &v.KernelID, &v.BinaryID,
@@ -76,7 +77,8 @@ func (q Queries) ListVMsUsing(ctx context.Context, use Use, id string) ([]*mvm.V
 	return vms.where(ctx, q, string(use)+" = ? order by created_at, name", id)
 }
 
-// UpdateVM writes all fields of a VM but CreatedAt. ErrNotFound when it is gone.
+// UpdateVM writes all fields of a VM but CreatedAt and VolumeIDs, which follow from
+// AttachVolume and DetachVolume. ErrNotFound when it is gone.
 // To change nothing but the phase use SetVMStatus, which cannot undo what
 // another command wrote meanwhile.
 func (q Queries) UpdateVM(ctx context.Context, v *mvm.VMInstanceItem) error {

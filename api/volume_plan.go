@@ -1,0 +1,112 @@
+package api
+
+import (
+	"context"
+	"errors"
+	"io/fs"
+	"os"
+	"slices"
+
+	"github.com/mvmctl/mvm"
+	"github.com/mvmctl/mvm/internal/store"
+	"github.com/mvmctl/mvm/internal/vmm"
+)
+
+// vmVolume is a volume on the VM of a plan.
+type vmVolume struct {
+	item *mvm.VolumeItem
+	at   mvm.VolumeAttachment
+}
+
+// volumeDiskID is what drivers know a volume by, for its life and of 20 characters:
+// QEMU's guests see it as the disk's serial, which has no more.
+func volumeDiskID(volumeID string) string { return "vol-" + volumeID }
+
+// disk is the volume as a driver is told.
+func (v vmVolume) disk(p paths) vmm.Disk {
+	return vmm.Disk{
+		ID: volumeDiskID(v.item.ID), Path: p.abs(v.item.Path), Format: v.item.Format,
+		ReadOnly: v.at.IsReadOnly || v.item.IsReadOnly, Writeback: v.item.Writeback,
+	}
+}
+
+// resolveVolumes chooses the volumes of a new VM.
+func (p *vmPlan) resolveVolumes(inv *inventory, specs []string) error {
+	for _, s := range specs {
+		spec, err := parseVolumeSpec(s)
+		if err != nil {
+			return err
+		}
+		v, err := pickVolume(spec.volume, inv.volumes)
+		if err != nil {
+			return err
+		}
+		at, err := spec.attachment(v, p.item.ID)
+		if err != nil {
+			return err
+		}
+		if slices.ContainsFunc(p.volumes, func(other vmVolume) bool { return other.item.ID == v.ID }) {
+			return mvm.Errorf(mvm.ErrInvalid, "volume %s is named twice", mvm.Quote(v.Name)).WithHint("name it once")
+		}
+		p.volumes = append(p.volumes, vmVolume{v, at})
+	}
+	return p.checkVolumes()
+}
+
+// loadVolumes is findVolumes with what the database says now.
+func (p *vmPlan) loadVolumes(ctx context.Context, tx *store.Tx) error {
+	inv := &inventory{}
+	var err error
+	if inv.attachments, err = tx.ListAttachmentsOfVM(ctx, p.item.ID); err != nil || len(inv.attachments)+len(p.volumes) == 0 {
+		return err
+	}
+	if inv.volumes, err = tx.ListVolumes(ctx); err != nil {
+		return err
+	}
+	return p.findVolumes(inv)
+}
+
+// findVolumes puts the volumes that the VM has into its plan, in their order.
+// Their files have to be there.
+func (p *vmPlan) findVolumes(inv *inventory) error {
+	p.volumes = nil
+	for _, at := range inv.attachments {
+		if at.VMID != p.item.ID {
+			continue
+		}
+		i := slices.IndexFunc(inv.volumes, func(v *mvm.VolumeItem) bool { return v.ID == at.VolumeID })
+		if i < 0 { // removed between two queries
+			continue
+		}
+		p.volumes = append(p.volumes, vmVolume{inv.volumes[i], at})
+	}
+	return p.checkVolumes()
+}
+
+// checkVolumes sees that the files behind the rows are there.
+func (p *vmPlan) checkVolumes() error {
+	p.item.VolumeIDs = []string{}
+	for _, v := range p.volumes {
+		p.item.VolumeIDs = append(p.item.VolumeIDs, v.item.ID)
+		if _, err := os.Stat(p.c.paths.abs(v.item.Path)); err != nil {
+			e := mvm.Errorf(mvm.ErrBroken, "the file of volume %s cannot be used: %w", mvm.Quote(v.item.Name), err)
+			if errors.Is(err, fs.ErrNotExist) {
+				e = mvm.Errorf(mvm.ErrBroken, "the file of volume %s is missing: %s", mvm.Quote(v.item.Name), p.c.paths.abs(v.item.Path))
+			}
+			return e.WithHint("put it back, or go without it: 'mvm volume detach %s %s'", p.item.Name, v.item.Name)
+		}
+	}
+	return nil
+}
+
+// reserveVolumes attaches the volumes of a new VM to it.
+func (p *vmPlan) reserveVolumes(ctx context.Context, tx *store.Tx) error {
+	for i := range p.volumes {
+		a := &p.volumes[i].at
+		a.VMID = p.item.ID
+		if err := tx.AttachVolume(ctx, a); err != nil {
+			return err
+		}
+	}
+	return nil
+}
