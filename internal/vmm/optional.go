@@ -63,10 +63,16 @@ type BalloonStats struct {
 	AvailableBytes int64 `json:"available_bytes"`
 }
 
-// RateLimiter is a Machine whose disks and interfaces can be bounded while it runs.
+// RateLimiter is a Machine whose disks can be bounded while it runs. A zero limit
+// takes the bound away.
 type RateLimiter interface {
 	LimitDisk(ctx context.Context, id string, limit RateLimit) error
-	LimitNIC(ctx context.Context, id string, rx, tx RateLimit) error // as the guest sees it
+}
+
+// NICLimiter is a Machine whose interfaces can be bounded while it runs; rx and tx
+// are as the guest sees them.
+type NICLimiter interface {
+	LimitNIC(ctx context.Context, id string, rx, tx RateLimit) error
 }
 
 // RateLimit bounds a device. Zero does not bound.

@@ -141,7 +141,8 @@ type Capabilities struct {
 	Snapshot    bool // Snapshotter, and Launch.Restore
 	DiskHotplug bool // DiskHotplugger
 	Balloon     bool // Ballooner, and Launch.Balloon
-	RateLimit   bool // RateLimiter, and the limits of disks and interfaces
+	RateLimit   bool // RateLimiter, and Disk.Limit
+	NICLimit    bool // NICLimiter, and NIC.RX and NIC.TX; QEMU has no limiter of its own
 	Metadata    bool // MetadataHolder, and Launch.Metadata
 	Metrics     bool // Metered, and Launch.Metrics
 	HugePages   bool // Launch.HugePages
