@@ -14,7 +14,6 @@ import (
 	"github.com/mvmctl/mvm"
 	"github.com/mvmctl/mvm/internal/guest"
 	"github.com/mvmctl/mvm/internal/key"
-	"github.com/mvmctl/mvm/internal/store"
 	"github.com/mvmctl/mvm/internal/vmm"
 )
 
@@ -51,60 +50,6 @@ func (c *core) dialAgent(vm *mvm.VMInstanceItem, m vmm.Machine) guest.DialFunc {
 		port = uint32(set.num("defaults.vm", "vsock_port")) //nolint:gosec // validated when it was set
 	}
 	return func(ctx context.Context) (net.Conn, error) { return m.DialGuest(ctx, port) }
-}
-
-// waitFor returns when the guest is what is waited for, and fails when its VMM
-// ends or the limit is over.
-func (c *core) waitFor(ctx context.Context, vm *mvm.VMInstanceItem, what WaitFor, limit time.Duration) error {
-	if limit == 0 {
-		set, err := loadSettings(ctx, c.st)
-		if err != nil {
-			return err
-		}
-		limit = time.Duration(set.num("settings.vm", "ready_timeout_sec")) * time.Second
-	}
-	m, err := c.attach(ctx, vm)
-	if err != nil {
-		return err
-	}
-	defer func() { _ = m.Close() }()
-	ctx, cancel := context.WithTimeout(ctx, limit)
-	defer cancel()
-	gone := make(chan vmm.Exit, 1)
-	go func() {
-		if exit, err := m.Wait(ctx); err == nil {
-			gone <- exit
-			cancel()
-		}
-	}()
-	if what == WaitReady && vm.HasAgent {
-		err = c.waitAgent(ctx, vm, m)
-	} else {
-		err = guest.WaitTCP(ctx, net.JoinHostPort(vm.IPv4, "22"))
-	}
-	select {
-	case exit := <-gone:
-		return mvm.Errorf(mvm.ErrUnavailable, "the VMM ended while the guest booted: %s", firstOf(exit.Reason, "no reason given")).
-			WithHint("its console is in %s", deref(vm.SerialOutputPath))
-	default:
-	}
-	if err != nil && errors.Is(ctx.Err(), context.DeadlineExceeded) {
-		return mvm.Errorf(mvm.ErrUnavailable, "the guest was not %s within %s", what, limit).
-			WithHint("it runs on; its console is in %s; wait longer with 'mvm vm wait %s'", deref(vm.SerialOutputPath), vm.Name)
-	}
-	return err
-}
-
-func (c *core) waitAgent(ctx context.Context, vm *mvm.VMInstanceItem, m vmm.Machine) error {
-	login, err := c.agentLogin(vm)
-	if err != nil {
-		return err
-	}
-	client, _, err := guest.WaitReady(ctx, c.dialAgent(vm, m), login)
-	if err != nil {
-		return err
-	}
-	return client.Close()
 }
 
 // askGuest returns what the agent says, or nil when it does not answer in time.
@@ -203,32 +148,6 @@ func exitCode(ctx context.Context, m vmm.Machine) *int {
 		return nil
 	}
 	return &exit.Code
-}
-
-func validateWait(w WaitFor) error {
-	switch w {
-	case WaitNone, WaitReady, WaitSSH:
-		return nil
-	}
-	return mvm.Errorf(mvm.ErrInvalid, "%s cannot be waited for", mvm.Quote(string(w))).WithHint("use ready or ssh")
-}
-
-// Wait returns when a running VM is ready, or its SSH server answers; a limit of
-// 0 takes settings.vm ready_timeout_sec.
-func (o *VMOperation) Wait(ctx context.Context, in VMInput, what WaitFor, limit time.Duration) error {
-	if what == WaitNone {
-		what = WaitReady
-	}
-	if err := validateWait(what); err != nil {
-		return err
-	}
-	_, err := o.each(ctx, "wait for VM", in, func(ctx context.Context, _ *store.Store, vm *mvm.VMInstanceItem) error {
-		if vm.Status != mvm.StatusRunning {
-			return mvm.Errorf(mvm.ErrConflict, "it is %s", vm.Status).WithHint("start it with 'mvm vm start %s'", vm.Name)
-		}
-		return o.core.waitFor(ctx, vm, what, limit)
-	})
-	return err
 }
 
 // Connect opens an SSH session into a VM over its network and returns the exit
@@ -358,12 +277,4 @@ func (c *core) netLogin(vm *mvm.VMInstanceItem, inv *inventory, in SSHInput) (gu
 		return l, mvm.Errorf(mvm.ErrNotFound, "no private key for it is on this host").WithHint("name one with --key, or create VMs with a key made by 'mvm key create'")
 	}
 	return l, nil
-}
-
-// waitingFor says what a command waits for.
-func waitingFor(name string, what WaitFor) string {
-	if what == WaitSSH {
-		return "waiting until the SSH server of " + name + " answers"
-	}
-	return "waiting until " + name + " is ready"
 }

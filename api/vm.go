@@ -16,18 +16,8 @@ type VMInput struct {
 	Force       bool          // stop, reboot, remove: do not ask the guest
 	Timeout     time.Duration // stop: for the guest to shut down; 0 takes settings.vm stop_timeout_sec
 	Wait        WaitFor       // start, reboot: what to wait for
-	WaitLimit   time.Duration // start, reboot: for Wait; 0 takes settings.vm ready_timeout_sec
+	WaitLimit   time.Duration // start, reboot: for Wait; 0 takes settings.vm ready_timeout_sec, and none for WaitStopped
 }
-
-// WaitFor says what create and start wait for after the VM runs.
-type WaitFor string
-
-// What can be waited for.
-const (
-	WaitNone  WaitFor = ""      // return when the vCPUs run
-	WaitReady WaitFor = "ready" // the agent answers, or SSH where the guest has no agent
-	WaitSSH   WaitFor = "ssh"   // the guest's SSH server sends its banner
-)
 
 // VMCreateInput is what a new VM shall be. nil and "" mean: take the setting,
 // else the built-in default.
@@ -62,7 +52,7 @@ type VMCreateInput struct {
 	// Beyond the reference.
 	Hypervisor string // auto, firecracker or qemu
 	Wait       WaitFor
-	WaitLimit  time.Duration // 0 takes settings.vm ready_timeout_sec
+	WaitLimit  time.Duration // 0 takes settings.vm ready_timeout_sec, and none for WaitStopped
 	NoAgent    bool
 }
 

@@ -177,7 +177,7 @@ func (in VMCreateInput) validate() error {
 			return err
 		}
 	}
-	for _, err := range []error{mvm.ValidateBootArgs(in.LSMFlags), mvm.ValidateBootArgs(in.BootArgs), validateHypervisor(in.Hypervisor), validateCloudInit(in.CloudInitMode), validateWait(in.Wait)} {
+	for _, err := range []error{mvm.ValidateBootArgs(in.LSMFlags), mvm.ValidateBootArgs(in.BootArgs), validateHypervisor(in.Hypervisor), validateCloudInit(in.CloudInitMode), in.Wait.Validate()} {
 		if err != nil {
 			return err
 		}

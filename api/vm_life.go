@@ -61,7 +61,7 @@ func (o *VMOperation) each(ctx context.Context, what string, in VMInput, f func(
 
 // Start starts stopped or crashed VMs; what is missing of their network is mended.
 func (o *VMOperation) Start(ctx context.Context, in VMInput, opts ...Option) (mvm.Batch[*mvm.VMInstanceItem], error) {
-	if err := validateWait(in.Wait); err != nil {
+	if err := in.Wait.Validate(); err != nil {
 		return mvm.Batch[*mvm.VMInstanceItem]{}, err
 	}
 	progress := options(opts).progress
@@ -315,7 +315,7 @@ func (c *core) setClock(ctx context.Context, vm *mvm.VMInstanceItem, m vmm.Machi
 
 // Reboot stops and starts VMs; name, addresses and disk stay.
 func (o *VMOperation) Reboot(ctx context.Context, in VMInput, opts ...Option) (mvm.Batch[*mvm.VMInstanceItem], error) {
-	if err := validateWait(in.Wait); err != nil {
+	if err := in.Wait.Validate(); err != nil {
 		return mvm.Batch[*mvm.VMInstanceItem]{}, err
 	}
 	progress := options(opts).progress

@@ -151,6 +151,9 @@ func TestJoinWait(t *testing.T) {
 		"vm start a --wait=ssh b":       "vm start a --wait=ssh b",
 		"ssh a -- --wait ssh":           "ssh a -- --wait ssh",
 		"vm start --wait ssh ssh ready": "vm start --wait=ssh ssh ready",
+		"vm create a --wait port:80":    "vm create a --wait=port:80",
+		"vm create a --wait port:x":     "vm create a --wait port:x",
+		"vm start --wait stopped a":     "vm start --wait=stopped a",
 	} {
 		if got := strings.Join(joinWait(strings.Fields(in)), " "); got != want {
 			t.Errorf("joinWait(%s) = %s", in, got)

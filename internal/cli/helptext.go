@@ -4,6 +4,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/mvmctl/mvm/api"
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 )
@@ -101,7 +102,7 @@ func placeholder(f *pflag.Flag) string {
 func joinWait(args []string) []string {
 	out := slices.Clone(args)
 	for i := 0; i+1 < len(out) && out[i] != "--"; i++ {
-		if out[i] == "--wait" && (out[i+1] == "ready" || out[i+1] == "ssh") {
+		if out[i] == "--wait" && out[i+1] != "" && api.WaitFor(out[i+1]).Validate() == nil {
 			out[i] += "=" + out[i+1]
 			out = slices.Delete(out, i+1, i+2)
 		}

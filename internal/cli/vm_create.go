@@ -78,8 +78,7 @@ func (o *vmCreateOptions) flags(a *app, cmd *cobra.Command) {
 	f.IntVarP(&o.count, "count", "c", 0, "make so many VMs, NAME-1, NAME-2, …")
 	f.BoolVar(&in.Atomic, "atomic", false, "with --count: all or none")
 	f.StringVar(&in.Hypervisor, "hypervisor", "", "auto, firecracker or qemu")
-	f.StringVar(&o.wait, "wait", "", "wait until the guest is ready or answers ssh (ready, ssh)")
-	f.Lookup("wait").NoOptDefVal = string(api.WaitReady)
+	waitFlag(cmd, &o.wait)
 	f.DurationVar(&in.WaitLimit, "wait-timeout", 0, "how long to wait, such as 90s")
 	f.BoolVar(&in.NoAgent, "no-agent", false, "no guest agent in the VM")
 	a.jsonFlag(cmd)
@@ -88,7 +87,7 @@ func (o *vmCreateOptions) flags(a *app, cmd *cobra.Command) {
 	}
 	for flag, c := range map[string]completer{
 		"image": a.completeImages(0), "kernel": a.completeKernels(0), "network": a.completeNetworks(0), "ssh-key": a.completeKeys(),
-		"hypervisor": fixed("auto", "firecracker", "qemu"), "wait": fixed("ready", "ssh"),
+		"hypervisor": fixed("auto", "firecracker", "qemu"),
 	} {
 		// Flag completions are for the flag's value: arguments before it do not count.
 		cobra.CheckErr(cmd.RegisterFlagCompletionFunc(flag, func(cmd *cobra.Command, _ []string, typed string) ([]string, cobra.ShellCompDirective) {
@@ -155,15 +154,6 @@ func (o *vmCreateOptions) readTemplate() error {
 	return nil
 }
 
-// waitFor checks the value of --wait.
-func waitFor(s string) (api.WaitFor, error) {
-	switch w := api.WaitFor(s); w {
-	case api.WaitNone, api.WaitReady, api.WaitSSH:
-		return w, nil
-	}
-	return "", usagef("%s is nothing that can be waited for", mvm.Quote(s)).withHint("use ready or ssh")
-}
-
 // memMiB reads a memory size as whole MiB.
 func memMiB(s string) (int, error) {
 	bytes, err := mvm.ParseSize(s)
@@ -221,11 +211,15 @@ func (o *vmCreateOptions) run(ctx context.Context, m *api.Client, out *render.Ou
 
 // goOn tells on stderr what can be done now; stdout has the names alone.
 func (o *vmCreateOptions) goOn(out *render.Output, vms []*mvm.VMInstanceItem, took time.Duration) {
-	switch o.input.Wait {
-	case api.WaitReady:
-		out.Notice("ready after " + render.Took(took))
+	switch w := o.input.Wait; w {
+	case api.WaitNone:
 	case api.WaitSSH:
 		out.Notice("answers ssh after " + render.Took(took))
+	case api.WaitStopped:
+		out.Notice("stopped after " + render.Took(took))
+		return
+	default:
+		out.Notice(string(w) + " after " + render.Took(took))
 	}
 	out.Notice("log in:  mvm ssh " + vms[0].Name)
 }

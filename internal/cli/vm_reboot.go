@@ -2,6 +2,7 @@ package cli
 
 import (
 	"context"
+	"time"
 
 	"github.com/mvmctl/mvm/api"
 	"github.com/spf13/cobra"
@@ -9,6 +10,8 @@ import (
 
 func newVMReboot(a *app) *cobra.Command {
 	var force bool
+	var wait string
+	var limit span
 	cmd := &cobra.Command{
 		Use:               "reboot VM...",
 		Short:             "Stop VMs and start them again",
@@ -18,8 +21,17 @@ func newVMReboot(a *app) *cobra.Command {
 		ValidArgsFunction: a.completeVMs(0),
 	}
 	cmd.Flags().BoolVarP(&force, "force", "f", false, "end it at once, without asking the guest")
+	waitFlag(cmd, &wait)
+	cmd.Flags().Var(&limit, "wait-timeout", "how long to wait, such as 90s")
 	a.jsonFlag(cmd)
 	return a.command(cmd, "VM.Reboot", func(ctx context.Context, m *api.Client, args []string) error {
-		return a.runVerb(ctx, m.VM.Reboot, api.VMInput{Identifiers: args, Force: force})
+		w, err := waitFor(wait)
+		if err != nil {
+			return err
+		}
+		if cmd.Flags().Changed("wait-timeout") && w == api.WaitNone {
+			w = api.WaitReady
+		}
+		return a.runVerb(ctx, m.VM.Reboot, api.VMInput{Identifiers: args, Force: force, Wait: w, WaitLimit: time.Duration(limit)})
 	})
 }

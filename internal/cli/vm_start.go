@@ -2,6 +2,7 @@ package cli
 
 import (
 	"context"
+	"time"
 
 	"github.com/mvmctl/mvm/api"
 	"github.com/spf13/cobra"
@@ -17,15 +18,18 @@ func newVMStart(a *app) *cobra.Command {
 		Args:              needs(1, -1, "a VM"),
 		ValidArgsFunction: a.completeVMs(0),
 	}
-	cmd.Flags().StringVar(&wait, "wait", "", "wait until the guest is ready or answers ssh (ready, ssh)")
-	cmd.Flag("wait").NoOptDefVal = string(api.WaitReady)
+	var limit span
+	waitFlag(cmd, &wait)
+	cmd.Flags().Var(&limit, "wait-timeout", "how long to wait, such as 90s")
 	a.jsonFlag(cmd)
-	cobra.CheckErr(cmd.RegisterFlagCompletionFunc("wait", fixed("ready", "ssh")))
 	return undone(a.command(cmd, "VM.Start", func(ctx context.Context, m *api.Client, args []string) error {
 		w, err := waitFor(wait)
 		if err != nil {
 			return err
 		}
-		return a.runVerb(ctx, m.VM.Start, api.VMInput{Identifiers: args, Wait: w})
+		if cmd.Flags().Changed("wait-timeout") && w == api.WaitNone {
+			w = api.WaitReady
+		}
+		return a.runVerb(ctx, m.VM.Start, api.VMInput{Identifiers: args, Wait: w, WaitLimit: time.Duration(limit)})
 	}))
 }

@@ -206,6 +206,11 @@ func within[T any](ctx context.Context, c *Client, limit time.Duration, fn func(
 	}
 }
 
+// portError is what a guest says of a port that it could not connect to.
+type portError string
+
+func (e portError) Error() string { return string(e) }
+
 // DialPort connects to a TCP port of the guest itself through the channel; host
 // is "localhost" or one of the guest's own addresses.
 func (c *Client) DialPort(ctx context.Context, host string, port int) (net.Conn, error) {
@@ -213,7 +218,7 @@ func (c *Client) DialPort(ctx context.Context, host string, port int) (net.Conn,
 		conn, err := c.conn.Dial("tcp", net.JoinHostPort(host, fmt.Sprint(port)))
 		var refused *ssh.OpenChannelError
 		if errors.As(err, &refused) {
-			return nil, mvm.Errorf(mvm.ErrUnavailable, "port %d in the guest: %s", port, clean(refused.Message)).
+			return nil, mvm.Errorf(mvm.ErrUnavailable, "port %d in the guest: %w", port, portError(clean(refused.Message))).
 				WithHint("is the service running? 'mvm exec VM -- ss -ltn' lists what listens")
 		}
 		return conn, err

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"net"
+	"strconv"
 	"time"
 
 	"github.com/mvmctl/mvm"
@@ -62,6 +63,49 @@ func WaitTCP(ctx context.Context, addr string) error {
 				WithHint("name the port of the SSH server")
 		}
 		return nil
+	})
+}
+
+// WaitDial waits until addr accepts a TCP connection.
+func WaitDial(ctx context.Context, addr string) error {
+	return retry(ctx, addr, func(ctx context.Context) error {
+		var d net.Dialer
+		c, err := d.DialContext(ctx, "tcp", addr)
+		if err != nil {
+			return err
+		}
+		return c.Close()
+	})
+}
+
+// WaitPort waits until the guest accepts a TCP connection on one of its own
+// addresses, asking through its agent. A guest that reboots meanwhile is asked again.
+func WaitPort(ctx context.Context, dial DialFunc, l Login, port int, hosts ...string) error {
+	var c *Client
+	defer func() {
+		if c != nil {
+			_ = c.Close()
+		}
+	}()
+	return retry(ctx, "port "+strconv.Itoa(port)+" in the guest", func(ctx context.Context) (err error) {
+		if c == nil {
+			if c, err = Dial(ctx, dial, l); err != nil {
+				return err
+			}
+		}
+		for _, host := range hosts {
+			var conn net.Conn
+			if conn, err = c.DialPort(ctx, host, port); err == nil {
+				return conn.Close()
+			}
+			var refused portError
+			if !errors.As(err, &refused) { // the connection is of no use any more
+				_ = c.Close()
+				c = nil
+				return err
+			}
+		}
+		return err
 	})
 }
 
