@@ -42,21 +42,22 @@ type Config struct {
 
 // Client gives access to all operations.
 type Client struct {
-	Config  *ConfigOperation
-	Cache   *CacheOperation
-	VM      *VMOperation
-	Network *NetworkOperation
-	Image   *ImageOperation
-	Kernel  *KernelOperation
-	Key     *KeyOperation
-	Binary  *BinaryOperation
-	Host    *HostOperation
-	SSH     *SSHOperation
-	Exec    *ExecOperation
-	CP      *CPOperation
-	Console *ConsoleOperation
-	Log     *LogOperation
-	Init    *InitOperation
+	Config   *ConfigOperation
+	Cache    *CacheOperation
+	VM       *VMOperation
+	Snapshot *SnapshotOperation
+	Network  *NetworkOperation
+	Image    *ImageOperation
+	Kernel   *KernelOperation
+	Key      *KeyOperation
+	Binary   *BinaryOperation
+	Host     *HostOperation
+	SSH      *SSHOperation
+	Exec     *ExecOperation
+	CP       *CPOperation
+	Console  *ConsoleOperation
+	Log      *LogOperation
+	Init     *InitOperation
 
 	core *core
 }
@@ -69,7 +70,7 @@ func Open(_ context.Context, cfg Config) (*Client, error) {
 	}
 	return &Client{
 		Config: &ConfigOperation{c}, Cache: &CacheOperation{c},
-		VM: &VMOperation{c}, Network: &NetworkOperation{c}, Image: &ImageOperation{c}, Kernel: &KernelOperation{c},
+		VM: &VMOperation{c}, Snapshot: &SnapshotOperation{c}, Network: &NetworkOperation{c}, Image: &ImageOperation{c}, Kernel: &KernelOperation{c},
 		Key: &KeyOperation{c}, Binary: &BinaryOperation{c}, Host: &HostOperation{c}, SSH: &SSHOperation{c}, Init: &InitOperation{c},
 		Exec: &ExecOperation{c}, CP: &CPOperation{c}, Console: &ConsoleOperation{c}, Log: &LogOperation{c},
 		core: c,

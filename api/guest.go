@@ -3,7 +3,6 @@ package api
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"net"
 	"path/filepath"
 	"strings"
@@ -35,12 +34,7 @@ func (c *core) agentLogin(vm *mvm.VMInstanceItem) (guest.Login, error) {
 	if err != nil {
 		return guest.Login{}, err
 	}
-	host, _, _, _, err1 := ssh.ParseAuthorizedKey([]byte(id.AgentPublic))
-	signer, err2 := ssh.ParsePrivateKey([]byte(id.ClientKey))
-	if err := errors.Join(err1, err2); err != nil {
-		return guest.Login{}, mvm.Errorf(mvm.ErrBroken, "the VM's identity is damaged: %w", err).WithHint("remove the VM and create it anew")
-	}
-	return guest.Login{HostKey: host, Signers: []ssh.Signer{signer}, User: "root"}, nil
+	return id.agentLogin()
 }
 
 // dialAgent returns what opens streams to the agent of a running VM.

@@ -122,6 +122,7 @@ func (o *ImageOperation) build(ctx context.Context, in ImageBuildInput, progress
 // replaceable refuses to build an image anew that VMs have disks on top of.
 func (c *core) replaceable(ctx context.Context, q interface {
 	ListVMsUsing(context.Context, store.Use, string) ([]*mvm.VMInstanceItem, error)
+	ListSnapshots(context.Context) ([]*mvm.SnapshotItem, error)
 }, all []*mvm.ImageItem, ref image.Ref) error {
 	for _, i := range all {
 		if i.Type != ref.Type || i.Version != ref.Version || !i.IsPresent {
@@ -131,7 +132,7 @@ func (c *core) replaceable(ctx context.Context, q interface {
 		if err != nil {
 			return err
 		}
-		if err := inUse(users, false); err != nil {
+		if err := errors.Join(inUse(users, false), neededBySnapshots(ctx, q, store.UseImage, i.ID)); err != nil {
 			return err
 		}
 	}
@@ -199,6 +200,9 @@ func (c *core) removeImage(ctx context.Context, i *mvm.ImageItem, force bool) er
 		return err
 	}
 	if err := inUse(users, force); err != nil {
+		return err
+	}
+	if err := neededBySnapshots(ctx, c.st, store.UseImage, i.ID); err != nil && !force {
 		return err
 	}
 	for _, v := range users { // forced: but never under a guest that runs from it

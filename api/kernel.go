@@ -194,6 +194,9 @@ func (c *core) removeKernel(ctx context.Context, k *mvm.KernelItem, force bool) 
 	if err := inUse(users, force); err != nil {
 		return err
 	}
+	if err := neededBySnapshots(ctx, c.st, store.UseKernel, k.ID); err != nil && !force {
+		return err
+	}
 	// The row goes first: a file without a row is only wasted space, which the
 	// next pull takes over; a row without its file would be a lie.
 	if err := c.st.DeleteKernel(ctx, k.ID); err != nil {

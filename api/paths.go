@@ -46,6 +46,11 @@ func (p paths) ops() string       { return filepath.Join(p.cache, "ops") }
 func (p paths) kernels() string   { return filepath.Join(p.cache, "kernels") }
 func (p paths) images() string    { return filepath.Join(p.cache, "images") }
 func (p paths) binaries() string  { return filepath.Join(p.cache, "bin") }
+func (p paths) snapshots() string { return filepath.Join(p.cache, "snapshots") }
+func (p paths) snapshot(id string) string {
+	return filepath.Join(p.snapshots(), id)
+}
+func (p paths) volumes() string   { return filepath.Join(p.cache, "volumes") }
 func (p paths) downloads() string { return filepath.Join(p.cache, "downloads") }
 func (p paths) initramfs() string { return filepath.Join(p.cache, "initramfs") }
 func (p paths) vms() string       { return filepath.Join(p.cache, "vms") }

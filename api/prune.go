@@ -120,7 +120,7 @@ func (c *core) pruneAssets(ctx context.Context, in PruneInput, what string, use 
 		if err != nil {
 			return res, err
 		}
-		if len(users) > 0 || a.isDefault && !in.All {
+		if len(users) > 0 || a.isDefault && !in.All || neededBySnapshots(ctx, c.st, use, a.id) != nil {
 			continue
 		}
 		size := usage(filepath.Dir(c.paths.abs(a.path)))

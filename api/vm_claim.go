@@ -79,7 +79,21 @@ func (c *core) newJournal(st *store.Store) *op.Journal {
 	}
 	j.OnStuck(opCreate, stuck)
 	j.OnStuck(opRemove, stuck)
-	for _, verb := range []mvm.Verb{mvm.VerbStart, mvm.VerbStop, mvm.VerbPause, mvm.VerbResume} {
+	j.OnUndo(opRestore, func(tx *store.Tx, vmID string, volumes []byte) error {
+		if err := forget(tx, vmID); err != nil {
+			return err
+		}
+		return forgetVolumes(tx, volumes)
+	})
+	j.OnStuck(opRestore, stuck)
+	j.OnUndo(opSnapshot, func(tx *store.Tx, _ string, snapshotID []byte) error {
+		if len(snapshotID) == 0 { // it went to files of the user's
+			return nil
+		}
+		return tx.DeleteSnapshot(tx.Context(), string(snapshotID))
+	})
+	j.OnFinish(opSnapshotRemove, func(tx *store.Tx, id string, _ []byte) error { return tx.DeleteSnapshot(tx.Context(), id) })
+	for _, verb := range []mvm.Verb{mvm.VerbLoad, mvm.VerbStart, mvm.VerbStop, mvm.VerbPause, mvm.VerbResume} {
 		j.OnUndo("vm."+string(verb), unclaim)
 		j.OnStuck("vm."+string(verb), stuck)
 	}

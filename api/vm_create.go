@@ -136,11 +136,15 @@ func (o *VMOperation) createOne(ctx context.Context, in VMCreateInput, progress 
 // commitRunning writes down that the VM runs; it is the commit point of create
 // and start.
 func (p *vmPlan) commitRunning(ctx context.Context, tx *store.Tx, cause string) error {
+	return p.commitAs(ctx, tx, mvm.StatusRunning, cause)
+}
+
+func (p *vmPlan) commitAs(ctx context.Context, tx *store.Tx, to mvm.VMStatus, cause string) error {
 	if err := p.recordHandle(); err != nil {
 		return err
 	}
 	from := p.was
-	p.item.Status, p.item.StatusReason, p.item.ExitCode, p.item.UpdatedAt = mvm.StatusRunning, "", nil, now()
+	p.item.Status, p.item.StatusReason, p.item.ExitCode, p.item.UpdatedAt = to, "", nil, now()
 	if err := tx.UpdateVM(ctx, p.item); err != nil {
 		return err
 	}

@@ -46,6 +46,7 @@ type vmPlan struct {
 	driver    vmm.Driver
 	probe     vmm.Probe
 	jail      *vmm.Jail
+	restore   *vmm.Restore // nil boots
 	noAgent   bool
 	initrd    string // the shared part
 	wantIP    netip.Addr
@@ -145,7 +146,7 @@ func (p *vmPlan) launch() vmm.Launch {
 		disks = append(disks, v.disk(p.c.paths))
 	}
 	return vmm.Launch{
-		ID: it.ID, Name: it.Name, Dir: p.c.paths.vm(it.ID), Binary: p.probe.Path, Jail: p.jail, Accel: p.probe.Accel,
+		ID: it.ID, Name: it.Name, Dir: p.c.paths.vm(it.ID), Binary: p.probe.Path, Jail: p.jail, Restore: p.restore, Accel: p.probe.Accel,
 		Kernel: p.c.paths.abs(p.kernel.Path), Initrd: filepath.Join(p.c.paths.vm(it.ID), seedName), Cmdline: p.cmdline(),
 		VCPUs: it.VCPUCount, MemMiB: it.MemSizeMiB,
 		Disks:       disks,

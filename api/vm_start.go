@@ -12,7 +12,20 @@ import (
 // planStart makes the plan for a VM that exists: its choices are those it was
 // created with, and what they refer to must still be there.
 func (c *core) planStart(ctx context.Context, st *store.Store, inv *inventory, vm *mvm.VMInstanceItem) (*vmPlan, error) {
-	p := &vmPlan{c: c, set: inv.set, item: vm, was: vm.Status}
+	p, err := c.planFrom(ctx, st, inv, vm, vm.NetworkID)
+	if err != nil {
+		return nil, err
+	}
+	p.was = vm.Status
+	if p.identity, err = c.loadIdentity(vm.ID); err != nil {
+		return nil, err
+	}
+	return p, p.finishStart()
+}
+
+// planFrom makes a plan of stored choices. network is the id or name of one.
+func (c *core) planFrom(ctx context.Context, st *store.Store, inv *inventory, vm *mvm.VMInstanceItem, network string) (*vmPlan, error) {
+	p := &vmPlan{c: c, set: inv.set, item: vm}
 	find := func(what, id string, found bool) error {
 		if found {
 			return nil
@@ -21,8 +34,8 @@ func (c *core) planStart(ctx context.Context, st *store.Store, inv *inventory, v
 	}
 	i := slices.IndexFunc(inv.images, func(x *mvm.ImageItem) bool { return x.ID == vm.ImageID })
 	k := slices.IndexFunc(inv.kernels, func(x *mvm.KernelItem) bool { return x.ID == vm.KernelID })
-	n := slices.IndexFunc(inv.networks, func(x *mvm.NetworkItem) bool { return x.ID == vm.NetworkID })
-	for _, err := range []error{find("image", vm.ImageID, i >= 0), find("kernel", vm.KernelID, k >= 0), find("network", vm.NetworkID, n >= 0)} {
+	n := slices.IndexFunc(inv.networks, func(x *mvm.NetworkItem) bool { return x.ID == network || x.Name == network })
+	for _, err := range []error{find("image", vm.ImageID, i >= 0), find("kernel", vm.KernelID, k >= 0), find("network", network, n >= 0)} {
 		if err != nil {
 			return nil, err
 		}
@@ -49,12 +62,8 @@ func (c *core) planStart(ctx context.Context, st *store.Store, inv *inventory, v
 	if err != nil {
 		return nil, err
 	}
-	p.driver, p.probe = d, probe
-	if p.identity, err = c.loadIdentity(vm.ID); err != nil {
-		return nil, err
-	}
-	p.noAgent = !vm.HasAgent
-	return p, p.finishStart()
+	p.driver, p.probe, p.noAgent = d, probe, !vm.HasAgent
+	return p, nil
 }
 
 // finishStart fills in what may differ from the last start.

@@ -173,6 +173,16 @@ func (c *core) decoders() map[string]op.Decoder {
 		"clear":    decode(func() op.Step { return &clearStep{c: c} }),
 		"act":      decode(func() op.Step { return &actStep{} }),
 		"vmm":      decode(func() op.Step { return &vmmStep{c: c} }),
+
+		"snapshot-dir":   decode(func() op.Step { return &snapDirStep{c: c} }),
+		"hold":           decode(func() op.Step { return &holdStep{c: c} }),
+		"memory":         decode(func() op.Step { return &memoryStep{c: c} }),
+		"snapshot-disks": decode(func() op.Step { return &snapDisksStep{} }),
+		"publish":        decode(func() op.Step { return &publishStep{} }),
+		"release":        decode(func() op.Step { return &releaseStep{c: c} }),
+		"swap":           decode(func() op.Step { return &swapStep{} }),
+		"clone":          decode(func() op.Step { return &cloneStep{} }),
+		"become":         decode(func() op.Step { return &becomeStep{} }),
 	}
 }
 

@@ -13,7 +13,6 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 	"time"
 
@@ -34,10 +33,6 @@ const specFile = "supervisor.json"
 type Launcher struct {
 	Exe  string
 	Args []string // before Command
-
-	// Ended are the arguments, after Args, of the process that is told when a VMM
-	// has ended; EndedToken follows them. nil tells nobody.
-	Ended []string
 }
 
 // Spec is what a supervisor is to do. Paths are absolute.
@@ -52,7 +47,6 @@ type Spec struct {
 	MuxDevice     string   `json:"mux_device"`     // the VMM's socket of the guest channel; "" for none
 	MuxSocket     string   `json:"mux_socket"`     // offers streams to the guest
 	PIDFile       string   `json:"pid_file"`       // "" for none
-	Ended         []string `json:"ended"`          // executed when the VMM has ended and vmm.ExitFile is there; Spawn sets it
 }
 
 // Token is what marks the processes of a VM: it stands in the command line of its
@@ -79,9 +73,6 @@ const reportFD = 3
 func Spawn(ctx context.Context, l Launcher, s Spec) (Started, error) {
 	if err := clear(s.Dir); err != nil {
 		return Started{}, mvm.Errorf(mvm.ErrUnavailable, "cannot prepare %s: %w", s.Dir, err)
-	}
-	if len(l.Ended) > 0 {
-		s.Ended = slices.Concat([]string{l.Exe}, l.Args, l.Ended, []string{EndedToken(s.ID)})
 	}
 	data, err := json.Marshal(s)
 	if err != nil {
@@ -110,7 +101,7 @@ func Spawn(ctx context.Context, l Launcher, s Spec) (Started, error) {
 	}
 	undo, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
 	defer cancel()
-	return Started{}, errors.Join(err, proc.Kill(undo, self, 0), End(undo, s.ID, 0), clear(s.Dir))
+	return Started{}, errors.Join(err, proc.Kill(undo, self, 0), killAll(undo, s.ID), clear(s.Dir))
 }
 
 // childEnv is what a supervisor needs of the environment: where programs are,
@@ -143,6 +134,16 @@ func readReport(ctx context.Context, r *os.File) (report, error) {
 		return rep, mvm.Errorf(mvm.ErrUnavailable, "%s", rep.Error).WithHint("see 'mvm host status'")
 	}
 	return rep, nil
+}
+
+// killAll ends every process that has the VM's token.
+func killAll(ctx context.Context, vmID string) error {
+	ids, err := proc.FindByArg(Token(vmID))
+	errs := []error{err}
+	for _, id := range ids {
+		errs = append(errs, proc.Kill(ctx, id, 0))
+	}
+	return errors.Join(errs...)
 }
 
 // clear removes what the last run has left in a VM's directory.
