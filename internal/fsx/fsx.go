@@ -108,18 +108,29 @@ func (l *Lock) File() *os.File { return l.f }
 // (unix(7): sun_path has 108 bytes).
 const maxSunPath = 107
 
-// DialUnix connects to a unix socket at a path of any length.
+// DialUnix connects to a unix socket at a path of any length. What is at the end
+// of the path has to be the socket itself: a symlink there, which whoever owns the
+// directory could point anywhere, is refused.
 func DialUnix(ctx context.Context, path string) (net.Conn, error) {
-	var d net.Dialer
-	if len(path) <= maxSunPath {
-		return d.DialContext(ctx, "unix", path)
-	}
-	dir, err := os.Open(filepath.Dir(path))
+	fd, err := unix.Open(path, unix.O_PATH|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
 	if err != nil {
-		return nil, err
+		return nil, &fs.PathError{Op: "dial", Path: path, Err: err}
 	}
-	defer func() { _ = dir.Close() }()
-	return d.DialContext(ctx, "unix", fmt.Sprintf("/proc/self/fd/%d/%s", dir.Fd(), filepath.Base(path)))
+	defer func() { _ = unix.Close(fd) }()
+	var st unix.Stat_t
+	if err := unix.Fstat(fd, &st); err != nil {
+		return nil, &fs.PathError{Op: "dial", Path: path, Err: err}
+	}
+	if st.Mode&unix.S_IFMT != unix.S_IFSOCK {
+		return nil, &fs.PathError{Op: "dial", Path: path, Err: unix.ENOTSOCK}
+	}
+	var d net.Dialer
+	conn, err := d.DialContext(ctx, "unix", fmt.Sprintf("/proc/self/fd/%d", fd))
+	var refused *net.OpError
+	if errors.As(err, &refused) { // it would name the descriptor
+		return nil, &fs.PathError{Op: "dial", Path: path, Err: refused.Err}
+	}
+	return conn, err
 }
 
 // ListenUnix listens on a unix socket at a path of any length with mode 0600,

@@ -174,3 +174,18 @@ func TestListenUnixKeepsFiles(t *testing.T) {
 		t.Errorf("the file was replaced: %q, %v", got, err)
 	}
 }
+
+// Whoever owns a directory cannot have us talk to another socket.
+func TestDialUnixFollowsNoLink(t *testing.T) {
+	dir := t.TempDir()
+	l, err := ListenUnix(filepath.Join(dir, "s"))
+	must(t, err)
+	defer l.Close()
+	must(t, os.Symlink("s", filepath.Join(dir, "link")))
+	must(t, os.WriteFile(filepath.Join(dir, "file"), nil, 0o600))
+	for _, name := range []string{"link", "file"} {
+		if c, err := DialUnix(t.Context(), filepath.Join(dir, name)); err == nil || c != nil || !strings.Contains(err.Error(), name) {
+			t.Errorf("%s: %v, %v", name, c, err)
+		}
+	}
+}

@@ -155,10 +155,10 @@ func WaitExit(ctx context.Context, id Identity) error {
 }
 
 // Kill ends the process: SIGTERM, then after grace SIGKILL, or SIGKILL at once
-// with a grace of 0. It returns when the process has ended; one that had ended
-// before is no error.
+// with a grace of 0 or where SIGTERM cannot reach it. It returns when the process
+// has ended; one that had ended before is no error.
 func Kill(ctx context.Context, id Identity, grace time.Duration) error {
-	if grace > 0 {
+	if grace > 0 && !deaf(id.PID) {
 		if err := Signal(id, unix.SIGTERM); err != nil {
 			return ignoreGone(err)
 		}
@@ -176,6 +176,30 @@ func Kill(ctx context.Context, id Identity, grace time.Duration) error {
 		return ignoreGone(err)
 	}
 	return WaitExit(ctx, id)
+}
+
+// deaf reports whether SIGTERM has no effect on a process: the kernel drops it for
+// the first process of a pid namespace that has no handler (pid_namespaces(7)).
+func deaf(pid int) bool {
+	data, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/status")
+	return err == nil && dropsTerm(string(data))
+}
+
+// dropsTerm reads that from /proc/PID/status.
+func dropsTerm(status string) bool {
+	first, handled := false, true
+	for line := range strings.Lines(status) {
+		key, value, _ := strings.Cut(line, ":")
+		switch key {
+		case "NSpid": // in each namespace, ours first
+			pids := strings.Fields(value)
+			first = len(pids) > 1 && pids[len(pids)-1] == "1"
+		case "SigCgt":
+			caught, err := strconv.ParseUint(strings.TrimSpace(value), 16, 64)
+			handled = err != nil || caught>>(unix.SIGTERM-1)&1 == 1
+		}
+	}
+	return first && !handled
 }
 
 func ignoreGone(err error) error {

@@ -14,6 +14,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/mvmctl/mvm/internal/testenv"
 )
 
 // limit bounds what should take no time.
@@ -209,6 +211,61 @@ func TestKill(t *testing.T) {
 				t.Errorf("it ended by %v, want %v", st, tc.want)
 			}
 		})
+	}
+}
+
+// The first process of a pid namespace that has no handler for SIGTERM is not
+// waited for: it does not get the signal.
+func TestKillFirstOfNamespace(t *testing.T) {
+	testenv.Require(t, "root", "netns")
+	for name, tc := range map[string]struct {
+		script string
+		want   unix.Signal
+		code   int
+	}{
+		"no handler": {ready, unix.SIGKILL, -1},
+		"handler":    {"trap 'exit 7' TERM; " + ready, -1, 7},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r, w, err := os.Pipe()
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer r.Close()
+			p, id, err := StartDetached(Spec{Path: "/bin/sh", Args: []string{"-c", tc.script}, Stdout: w, OwnPIDs: true})
+			_ = w.Close()
+			if err != nil {
+				t.Fatal(err)
+			}
+			if _, err := io.ReadFull(r, make([]byte, 1)); err != nil {
+				t.Fatal(err)
+			}
+			if err := Kill(within(t), id, time.Hour); err != nil {
+				t.Fatal(err)
+			}
+			st, err := p.Wait()
+			if err != nil {
+				t.Fatal(err)
+			}
+			if ws, ok := st.Sys().(syscall.WaitStatus); !ok || ws.Signal() != tc.want || st.ExitCode() != tc.code {
+				t.Errorf("it ended by %v", st)
+			}
+		})
+	}
+}
+
+func TestDropsTerm(t *testing.T) {
+	for status, want := range map[string]bool{
+		"NSpid:\t12\t1\nSigCgt:\t0000000000000000\n":  true,
+		"NSpid:\t12\t1\nSigCgt:\t0000000000004000\n":  false,
+		"NSpid:\t12\t2\nSigCgt:\t0000000000000000\n":  false,
+		"NSpid:\t1\nSigCgt:\t0000000000000000\n":      false, // in our own namespace
+		"NSpid:\t9\t4\t1\nSigCgt:\tfffffffffffbfff\n": true,
+		"NSpid:\t12\t1\n": false, "NSpid:\t12\t1\nSigCgt:\t?\n": false, "": false,
+	} {
+		if got := dropsTerm(status); got != want {
+			t.Errorf("%q: %v", status, got)
+		}
 	}
 }
 

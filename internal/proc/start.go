@@ -18,6 +18,10 @@ type Spec struct {
 	// Stdout and Stderr are files, not writers: a pipe of ours would end with us.
 	Stdout, Stderr *os.File
 	ExtraFiles     []*os.File // become 3, 4, …; nothing else is inherited
+
+	// OwnPIDs makes it the first process of a new pid namespace (pid_namespaces(7)):
+	// it sees no other processes, and all that it starts ends with it. Needs root.
+	OwnPIDs bool
 }
 
 var started atomic.Int64
@@ -43,6 +47,9 @@ func StartDetached(s Spec) (*os.Process, Identity, error) {
 		cmd.Stderr = s.Stderr
 	}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+	if s.OwnPIDs {
+		cmd.SysProcAttr.Cloneflags = syscall.CLONE_NEWPID
+	}
 	if err := cmd.Start(); err != nil {
 		return nil, Identity{}, fmt.Errorf("start %s: %w", s.Path, err)
 	}

@@ -83,7 +83,7 @@ func start(dir string) (*supervised, error) {
 		return nil, err
 	}
 	defer ends.close()
-	v.process, v.id, err = proc.StartDetached(proc.Spec{Path: s.Argv[0], Args: s.Argv[1:], Dir: s.Dir, Env: s.Env, Stdin: ends.stdin, Stdout: ends.stdout, Stderr: ends.stderr})
+	v.process, v.id, err = startVMM(proc.Spec{Path: s.Argv[0], Args: s.Argv[1:], Dir: s.Dir, Env: s.Env, Stdin: ends.stdin, Stdout: ends.stdout, Stderr: ends.stderr}, s.Jail)
 	if err != nil {
 		return nil, err
 	}

@@ -47,6 +47,7 @@ type Spec struct {
 	MuxDevice     string   `json:"mux_device"`     // the VMM's socket of the guest channel; "" for none
 	MuxSocket     string   `json:"mux_socket"`     // offers streams to the guest
 	PIDFile       string   `json:"pid_file"`       // "" for none
+	Jail          *Jail    `json:"jail,omitempty"` // nil starts the VMM in our own namespaces
 }
 
 // Token is what marks the processes of a VM: it stands in the command line of its
