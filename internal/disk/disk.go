@@ -1,6 +1,7 @@
 // Package disk makes and reads the files that guests have as disks: clones and
-// overlays of base images, their sizes, formats and file systems. It writes
-// whole files only and never into a file system; no child process is started.
+// overlays of base images and volumes, their sizes, formats and file systems. It
+// writes whole files only and never into a file system. Child processes are started
+// for volumes alone: to make file systems, and to resize and describe qcow2 files.
 //
 // It must not know what an image is for, where it came from or who uses it.
 package disk

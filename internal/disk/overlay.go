@@ -27,16 +27,19 @@ func Overlay(ctx context.Context, base, baseFormat, dst string, virtualSize int6
 		return fault(err, "make a disk on", base, 0)
 	}
 	head, refcounts, clusters := overlayHeader(backing, baseFormat, size)
-	err = create(dst, func(f *os.File) error {
-		table := []byte{0, 0, 0, 0, 0, 2 * clusterBytes >> 16, 0, 0} // the only block is at cluster 2
-		for i, b := range [][]byte{head, table, refcounts} {
-			if _, err := f.WriteAt(b, int64(i)*clusterBytes); err != nil {
-				return err
-			}
-		}
-		return f.Truncate(clusters * clusterBytes)
-	})
+	err = create(dst, func(f *os.File) error { return writeEmpty(f, head, refcounts, clusters) })
 	return fault(err, "make disk", dst, clusterBytes)
+}
+
+// writeEmpty writes the metadata of a qcow2 file without data.
+func writeEmpty(f *os.File, head, refcounts []byte, clusters int64) error {
+	table := []byte{0, 0, 0, 0, 0, 2 * clusterBytes >> 16, 0, 0} // the only block is at cluster 2
+	for i, b := range [][]byte{head, table, refcounts} {
+		if _, err := f.WriteAt(b, int64(i)*clusterBytes); err != nil {
+			return err
+		}
+	}
+	return f.Truncate(clusters * clusterBytes)
 }
 
 // overlaySize checks base and returns the size of the overlay in bytes.

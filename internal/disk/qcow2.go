@@ -73,8 +73,8 @@ func qcowSize(r io.ReaderAt) (int64, error) {
 	return int64(size), nil
 }
 
-// overlayHeader returns the metadata of an empty overlay of size bytes: the
-// header, the refcount table, one refcount block and the L1 table, each at a
+// overlayHeader returns the metadata of an empty overlay of size bytes, on nothing
+// where backing is "": the header, the refcount table, one refcount block and the L1 table, each at a
 // cluster of its own. What it leaves out is zero, and a hole in the file.
 func overlayHeader(backing, format string, size int64) (head, refcounts []byte, clusters int64) {
 	be := binary.BigEndian
@@ -95,13 +95,17 @@ func overlayHeader(backing, format string, size int64) (head, refcounts []byte, 
 	be.PutUint32(head[96:], 4)              // refcounts of 1 << 4 bits
 	be.PutUint32(head[100:], qcowHeaderBytes)
 
-	head = be.AppendUint32(head, extBackingFmt)
-	head = be.AppendUint32(head, uint32(len(format)))
-	head = append(head, format...)
-	head = append(head, make([]byte, -len(head)&7)...) // extensions are padded to 8 bytes
-	head = append(head, make([]byte, 8)...)            // the last extension: type 0, length 0
-	be.PutUint64(head[8:], uint64(len(head)))
-	head = append(head, backing...)
+	if backing != "" {
+		head = be.AppendUint32(head, extBackingFmt)
+		head = be.AppendUint32(head, uint32(len(format)))
+		head = append(head, format...)
+		head = append(head, make([]byte, -len(head)&7)...) // extensions are padded to 8 bytes
+	}
+	head = append(head, make([]byte, 8)...) // the last extension: type 0, length 0
+	if backing != "" {
+		be.PutUint64(head[8:], uint64(len(head)))
+		head = append(head, backing...)
+	}
 
 	for range clusters {
 		refcounts = be.AppendUint16(refcounts, 1)

@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"github.com/mvmctl/mvm"
+	"github.com/mvmctl/mvm/internal/disk"
 	"github.com/mvmctl/mvm/internal/run"
 )
 
@@ -114,7 +115,7 @@ var distroPackages = []string{"systemd-sysv", "udev", "dbus", "openssh-server", 
 func (b builder) distroDisk(ctx context.Context, s *stage) error {
 	work := s.path("work")
 	res, err := b.inBox(ctx, work, run.Cmd{Name: "sh", Args: []string{"-euc",
-		`cat >"$1"; du -s -B1 tree; du -s --inodes tree`, "sh", mkfsConfigFile}, Stdin: strings.NewReader(mkfsConfig)})
+		`cat >"$1"; du -s -B1 tree; du -s --inodes tree`, "sh", mkfsConfigFile}, Stdin: strings.NewReader(disk.Mke2fsConfig)})
 	if err != nil {
 		return err
 	}

@@ -13,24 +13,6 @@ import (
 	"github.com/mvmctl/mvm/internal/run"
 )
 
-// mkfsConfig stands in for the host's mke2fs.conf (mke2fs.conf(5)), so that an
-// image has the same features wherever it is made: those that every kernel since
-// 4.14 mounts, without orphan_file and metadata_csum_seed, which are newer.
-const mkfsConfig = `[defaults]
-	base_features = sparse_super,large_file,filetype,resize_inode,dir_index,ext_attr
-	blocksize = 4096
-	inode_size = 256
-	inode_ratio = 16384
-	enable_periodic_fsck = 0
-[fs_types]
-	ext4 = {
-		features = has_journal,extent,huge_file,flex_bg,metadata_csum,64bit,dir_nlink,extra_isize
-	}
-	small = {
-		inode_ratio = 8192
-	}
-`
-
 const (
 	blockBytes = 4096
 	// growTo is how far the file system can grow while it is mounted: the blocks
@@ -90,7 +72,7 @@ func measure(dir string) (usage, error) {
 	return u, err
 }
 
-// mkfsConfigFile is mkfsConfig in the directory that mke2fs runs in.
+// mkfsConfigFile is disk.Mke2fsConfig in the directory that mke2fs runs in.
 const mkfsConfigFile = "mke2fs.conf"
 
 // mkfsCmd writes a file system with the tree to file; both are names in the

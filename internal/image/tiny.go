@@ -107,7 +107,7 @@ func tinyPackages(ctx context.Context, o Options) ([]apt.Deb, error) {
 // tinyDisk makes the file system. An ordinary user does it in a box, where the
 // files of the tree, which are his, belong to root.
 func (b builder) tinyDisk(ctx context.Context, s *stage) error {
-	if err := os.WriteFile(s.path("work/"+mkfsConfigFile), []byte(mkfsConfig), 0o644); err != nil {
+	if err := os.WriteFile(s.path("work/"+mkfsConfigFile), []byte(disk.Mke2fsConfig), 0o644); err != nil {
 		return err
 	}
 	u, err := measure(s.path("work/tree"))

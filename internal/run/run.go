@@ -70,6 +70,7 @@ var packages = map[string]string{
 	"mke2fs": "e2fsprogs", "resize2fs": "e2fsprogs", "debugfs": "e2fsprogs", "e2fsck": "e2fsprogs",
 	"qemu-img": "qemu-utils", "qemu-system-x86_64": "qemu-system-x86", "mmdebstrap": "mmdebstrap",
 	"debootstrap": "debootstrap", "ssh-keygen": "openssh-client", "ssh": "openssh-client",
+	"mkfs.xfs": "xfsprogs", "mkfs.btrfs": "btrfs-progs",
 	"apt-get": "apt", "apt-cache": "apt", "dpkg-deb": "dpkg", "newuidmap": "uidmap",
 }
 
@@ -81,7 +82,7 @@ func (h *Host) Started() int64 { return h.started.Load() }
 
 // Run implements Runner.
 func (h *Host) Run(ctx context.Context, c Cmd) (Result, error) {
-	path, err := exec.LookPath(c.Name)
+	path, err := look(c.Name)
 	if err != nil {
 		e := mvm.Errorf(mvm.ErrUnavailable, "the program %s is not installed", c.Name)
 		if p := packages[c.Name]; p != "" {
@@ -127,6 +128,19 @@ func (h *Host) Run(ctx context.Context, c Cmd) (Result, error) {
 		return Result{}, mvm.Errorf(mvm.ErrUnavailable, "running %s: %w", c.Name, err)
 	}
 	return Result{Stdout: out.Bytes(), Stderr: tail.buf}, nil
+}
+
+// look finds a tool, also in the directories that the PATH of an ordinary user lacks.
+func look(name string) (string, error) {
+	path, err := exec.LookPath(name)
+	if err != nil && !strings.Contains(name, "/") {
+		for _, dir := range []string{"/usr/sbin/", "/sbin/"} {
+			if path, err := exec.LookPath(dir + name); err == nil {
+				return path, nil
+			}
+		}
+	}
+	return path, err
 }
 
 // tailWriter keeps the last max bytes written.

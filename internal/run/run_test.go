@@ -76,8 +76,8 @@ func TestRunFails(t *testing.T) {
 func TestRunMissingTool(t *testing.T) {
 	t.Setenv("PATH", t.TempDir())
 	var h Host
-	_, err := h.Run(t.Context(), Cmd{Name: "mke2fs"})
-	if !errors.Is(err, mvm.ErrUnavailable) || mvm.HintOf(err) != "apt-get install e2fsprogs" {
+	_, err := h.Run(t.Context(), Cmd{Name: "qemu-img"})
+	if !errors.Is(err, mvm.ErrUnavailable) || mvm.HintOf(err) != "apt-get install qemu-utils" {
 		t.Errorf("err = %v, hint %q", err, mvm.HintOf(err))
 	}
 	if _, err = h.Run(t.Context(), Cmd{Name: "no-such-tool"}); !errors.Is(err, mvm.ErrUnavailable) {
@@ -85,6 +85,17 @@ func TestRunMissingTool(t *testing.T) {
 	}
 	if h.Started() != 0 {
 		t.Errorf("Started() = %d", h.Started())
+	}
+}
+
+// The PATH of an ordinary user lacks the directories of mkfs and its like.
+func TestRunToolOfRoot(t *testing.T) {
+	if _, err := os.Stat("/sbin/mke2fs"); err != nil {
+		t.Skip("needs mke2fs in /sbin")
+	}
+	t.Setenv("PATH", "/usr/bin:/bin")
+	if _, err := (&Host{}).Run(t.Context(), Cmd{Name: "mke2fs", Args: []string{"-V"}}); err != nil {
+		t.Error(err)
 	}
 }
 
