@@ -13,6 +13,10 @@ type VMOptions struct {
 	Metadata json.RawMessage `json:"metadata,omitempty"`
 	Balloon  *VMBalloon      `json:"balloon,omitempty"`
 
+	VsockPort      uint32 `json:"vsock_port,omitempty"`      // where the agent listens
+	Writeback      bool   `json:"writeback,omitempty"`       // the host's cache may hold back what the guest flushes
+	FirecrackerBin string `json:"firecracker_bin,omitempty"` // path given by the user
+
 	RestoredFrom string   `json:"restored_from,omitempty"` // id of the snapshot
 	Isolate      bool     `json:"isolate,omitempty"`       // not reachable from other VMs on its network
 	Egress       []string `json:"egress,omitempty"`        // nil allows all; else the CIDRs and names that it may reach, [] none

@@ -42,6 +42,7 @@ const (
 	VerbReboot   Verb = "reboot"
 	VerbSnapshot Verb = "snapshot"
 	VerbLoad     Verb = "load"
+	VerbUpdate   Verb = "update"
 	VerbRemove   Verb = "remove"
 )
 
@@ -63,6 +64,7 @@ var transitions = []Transition{
 	{VerbReboot, []VMStatus{StatusRunning, StatusPaused}, StatusStopping, StatusRunning, StatusStopped},
 	{VerbSnapshot, []VMStatus{StatusRunning, StatusPaused}, "", "", ""},
 	{VerbLoad, []VMStatus{StatusStopped, StatusCrashed}, StatusStarting, StatusPaused, ""},
+	{VerbUpdate, []VMStatus{StatusRunning, StatusPaused, StatusStopped, StatusCrashed}, "", "", ""},
 	{VerbRemove, []VMStatus{StatusRunning, StatusPaused, StatusStopped, StatusCrashed, StatusError}, StatusStopping, "", StatusError},
 }
 

@@ -16,6 +16,7 @@ var want = map[mvm.Verb][]mvm.VMStatus{
 	mvm.VerbReboot:   {mvm.StatusRunning, mvm.StatusPaused},
 	mvm.VerbSnapshot: {mvm.StatusRunning, mvm.StatusPaused},
 	mvm.VerbLoad:     {mvm.StatusStopped, mvm.StatusCrashed},
+	mvm.VerbUpdate:   {mvm.StatusRunning, mvm.StatusPaused, mvm.StatusStopped, mvm.StatusCrashed},
 	mvm.VerbRemove:   {mvm.StatusRunning, mvm.StatusPaused, mvm.StatusStopped, mvm.StatusCrashed, mvm.StatusError},
 }
 

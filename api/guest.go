@@ -39,10 +39,7 @@ func (c *core) agentLogin(vm *mvm.VMInstanceItem) (guest.Login, error) {
 
 // dialAgent returns what opens streams to the agent of a running VM.
 func (c *core) dialAgent(vm *mvm.VMInstanceItem, m vmm.Machine) guest.DialFunc {
-	port := uint32(1024)
-	if set, err := loadSettings(context.Background(), c.st); err == nil {
-		port = uint32(set.num("defaults.vm", "vsock_port")) //nolint:gosec // validated when it was set
-	}
+	port := c.agentPort(vm)
 	return func(ctx context.Context) (net.Conn, error) { return m.DialGuest(ctx, port) }
 }
 

@@ -54,6 +54,13 @@ type VMCreateInput struct {
 	Wait       WaitFor
 	WaitLimit  time.Duration // 0 takes settings.vm ready_timeout_sec, and none for WaitStopped
 	NoAgent    bool
+	VsockPort  int             // where the agent listens; 0 takes defaults.vm vsock_port
+	Writeback  bool            // the host's cache may hold back what the guest flushes to its root disk
+	HugePages  bool            // guest memory from the host's pool of 2 MiB pages
+	Balloon    *mvm.VMBalloon  // nil: no balloon device
+	Metadata   json.RawMessage // one JSON object for the metadata service; nil: no service
+	DiskLimit  *mvm.VMLimit    // of the root disk
+	NetLimit   *mvm.VMLimit    // in each direction
 }
 
 // VMCreateResult is what create made.

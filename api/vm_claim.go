@@ -93,7 +93,7 @@ func (c *core) newJournal(st *store.Store) *op.Journal {
 		return tx.DeleteSnapshot(tx.Context(), string(snapshotID))
 	})
 	j.OnFinish(opSnapshotRemove, func(tx *store.Tx, id string, _ []byte) error { return tx.DeleteSnapshot(tx.Context(), id) })
-	for _, verb := range []mvm.Verb{mvm.VerbLoad, mvm.VerbStart, mvm.VerbStop, mvm.VerbPause, mvm.VerbResume} {
+	for _, verb := range []mvm.Verb{mvm.VerbLoad, mvm.VerbUpdate, mvm.VerbStart, mvm.VerbStop, mvm.VerbPause, mvm.VerbResume} {
 		j.OnUndo("vm."+string(verb), unclaim)
 		j.OnStuck("vm."+string(verb), stuck)
 	}

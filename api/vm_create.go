@@ -181,7 +181,7 @@ func (in VMCreateInput) validate() error {
 			return err
 		}
 	}
-	for _, err := range []error{mvm.ValidateBootArgs(in.LSMFlags), mvm.ValidateBootArgs(in.BootArgs), validateHypervisor(in.Hypervisor), validateCloudInit(in.CloudInitMode), in.Wait.Validate()} {
+	for _, err := range []error{in.validateOptions(), mvm.ValidateBootArgs(in.LSMFlags), mvm.ValidateBootArgs(in.BootArgs), validateHypervisor(in.Hypervisor), validateCloudInit(in.CloudInitMode), in.Wait.Validate()} {
 		if err != nil {
 			return err
 		}

@@ -72,6 +72,9 @@ func (c *core) planCreate(ctx context.Context, st *store.Store, inv *inventory, 
 		CPUConfig:     in.CPUConfig, SSHKeys: []string{},
 	}
 	p.item = item
+	if err := p.chooseOptions(in); err != nil {
+		return nil, err
+	}
 	lsm, args := firstOf(in.LSMFlags, set.str("defaults.vm", "lsm_flags")), firstOf(in.BootArgs, set.str("defaults.vm", "boot_args"))
 	item.LSMFlags, item.BootArgs = optional(lsm), optional(args)
 	item.SSHUser = optional(firstOf(in.User, set.str("defaults.vm", "ssh_user")))
@@ -145,7 +148,7 @@ func (p *vmPlan) launch() vmm.Launch {
 	for _, v := range p.volumes {
 		disks = append(disks, v.disk(p.c.paths))
 	}
-	return vmm.Launch{
+	l := vmm.Launch{
 		ID: it.ID, Name: it.Name, Dir: p.c.paths.vm(it.ID), Binary: p.probe.Path, Jail: p.jail, Restore: p.restore, Accel: p.probe.Accel,
 		Kernel: p.c.paths.abs(p.kernel.Path), Initrd: filepath.Join(p.c.paths.vm(it.ID), seedName), Cmdline: p.cmdline(),
 		VCPUs: it.VCPUCount, MemMiB: it.MemSizeMiB,
@@ -160,6 +163,8 @@ func (p *vmPlan) launch() vmm.Launch {
 		LogLevel:    p.set.str("defaults.firecracker", "log_level"),
 		Metrics:     it.EnableMetrics,
 	}
+	p.applyOptions(&l)
+	return l
 }
 
 // cmdline is the part of the kernel's command line that does not depend on the
@@ -205,9 +210,7 @@ func (p *vmPlan) bootConfig() (guest.BootConfig, error) {
 	return cfg, nil
 }
 
-func (p *vmPlan) agentPort() uint32 {
-	return uint32(p.set.num("defaults.vm", "vsock_port")) //nolint:gosec // validated when it was set
-}
+func (p *vmPlan) agentPort() uint32 { return p.c.agentPort(p.item) }
 
 // reserve claims the name and an address for the VM, in one transaction.
 func (p *vmPlan) reserve(ctx context.Context, tx *store.Tx) error {

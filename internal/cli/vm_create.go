@@ -24,6 +24,8 @@ type vmCreateOptions struct {
 	logging, noLogging bool
 	metrics, noMetrics bool
 	console            bool
+
+	beyond vmBeyond
 }
 
 func newVMCreate(a *app) *cobra.Command {
@@ -81,6 +83,7 @@ func (o *vmCreateOptions) flags(a *app, cmd *cobra.Command) {
 	waitFlag(cmd, &o.wait)
 	f.DurationVar(&in.WaitLimit, "wait-timeout", 0, "how long to wait, such as 90s")
 	f.BoolVar(&in.NoAgent, "no-agent", false, "no guest agent in the VM")
+	o.beyond.flags(f)
 	a.jsonFlag(cmd)
 	for _, alias := range []string{"memory", "net"} {
 		f.Lookup(alias).Hidden = true
@@ -135,6 +138,9 @@ func (o *vmCreateOptions) resolve(cmd *cobra.Command) error {
 	}
 	if in.Atomic && !given("count") {
 		return usagef("--atomic says something about several VMs only").withHint("add --count, or leave it out")
+	}
+	if err := o.beyond.resolve(cmd, in); err != nil {
+		return err
 	}
 	return o.readTemplate()
 }

@@ -1,0 +1,42 @@
+package cli
+
+import (
+	"context"
+
+	"github.com/mvmctl/mvm/api"
+	"github.com/spf13/cobra"
+)
+
+func newVMUpdate(a *app) *cobra.Command {
+	var b vmBeyond
+	cmd := &cobra.Command{
+		Use:   "update VM...",
+		Short: "Change limits, balloon and metadata of VMs",
+		Long: `Change VMs: at once where they run, and for all later starts. A device that a VM was
+made without cannot be added.`,
+		Example: `  mvm vm update web --net-limit 10M --disk-limit 50M,1000ops
+  mvm vm update web --balloon 256`,
+		Args:              needs(1, -1, "a VM"),
+		ValidArgsFunction: a.completeVMs(0),
+	}
+	b.changeable(cmd.Flags())
+	a.jsonFlag(cmd)
+	return a.command(cmd, "VM.Update", func(ctx context.Context, m *api.Client, args []string) error {
+		change := api.VMUpdateInput{Identifiers: args}
+		var err error
+		if cmd.Flags().Changed("balloon") {
+			change.BalloonMiB = &b.balloon
+		}
+		if change.Metadata, err = b.readMetadata(cmd); err != nil {
+			return err
+		}
+		if change.DiskLimit, err = limit(cmd, "disk-limit", b.diskLimit); err != nil {
+			return err
+		}
+		if change.NetLimit, err = limit(cmd, "net-limit", b.netLimit); err != nil {
+			return err
+		}
+		batch, err := m.VM.Update(ctx, change)
+		return printBatch(a.out, batch, vmName, err)
+	})
+}
