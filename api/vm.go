@@ -61,6 +61,8 @@ type VMCreateInput struct {
 	Metadata   json.RawMessage // one JSON object for the metadata service; nil: no service
 	DiskLimit  *mvm.VMLimit    // of the root disk
 	NetLimit   *mvm.VMLimit    // in each direction
+
+	id string // "" makes one
 }
 
 // VMCreateResult is what create made.

@@ -63,7 +63,7 @@ func (c *core) planCreate(ctx context.Context, st *store.Store, inv *inventory, 
 	set := inv.set
 	p := &vmPlan{c: c, set: set, noAgent: in.NoAgent}
 	item := &mvm.VMInstanceItem{
-		ID: newID(), Name: in.Name, Status: mvm.StatusStarting, CreatedAt: now(), UpdatedAt: now(),
+		ID: firstOf(in.id, newID()), Name: in.Name, Status: mvm.StatusStarting, CreatedAt: now(), UpdatedAt: now(),
 		VCPUCount: or(in.VCPUCount, set.num("defaults.vm", "vcpu_count")), MemSizeMiB: or(in.MemSizeMiB, set.num("defaults.vm", "mem_size_mib")),
 		CloudInitMode: mvm.CloudInitOff, DNSServer: set.str("defaults.vm", "dns_server"),
 		PCIEnabled: or(in.PCIEnabled, set.flag("defaults.vm", "pci_enabled")), NestedVirt: or(in.NestedVirt, set.flag("defaults.vm", "nested_virt")),

@@ -183,6 +183,7 @@ func (c *core) decoders() map[string]op.Decoder {
 		"swap":           decode(func() op.Step { return &swapStep{} }),
 		"clone":          decode(func() op.Step { return &cloneStep{} }),
 		"become":         decode(func() op.Step { return &becomeStep{} }),
+		"run":            decode(func() op.Step { return &runStep{c: c} }),
 	}
 }
 

@@ -38,7 +38,7 @@ func Main(args []string) int {
 	done := make(chan int, 1)
 	go func() {
 		root := newRoot(a)
-		root.SetArgs(dockerWords(joinWait(args)))
+		root.SetArgs(dockerWords(root, joinWait(args)))
 		cmd, err := root.ExecuteContextC(sig.ctx)
 		done <- a.report(sig.ctx, cmd, err)
 	}()

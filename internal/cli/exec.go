@@ -11,6 +11,7 @@ import (
 
 	"github.com/mvmctl/mvm/api"
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 )
 
 type execOptions struct {
@@ -50,9 +51,7 @@ the third in a row ends mvm.
 	f := cmd.Flags()
 	f.StringVarP(&o.input.User, "user", "u", "", "user to run it as: NAME, UID, NAME:GROUP or UID:GID (default root)")
 	f.IntVarP(&o.timeout, "timeout", "t", 0, "seconds that it may take with all; then it is sent SIGTERM")
-	f.StringArrayVarP(&o.input.Env, "env", "e", nil, "environment variable NAME=VALUE; NAME alone takes the one here")
-	f.StringVarP(&o.input.Dir, "workdir", "w", "", "directory to run it in (default the user's home)")
-	f.BoolVarP(&o.interactive, "interactive", "i", true, "pass standard input on; =false gives it none")
+	o.streamFlags(cmd)
 	f.BoolVar(&o.tty, "tty", false, "give it a terminal; also -t")
 	f.IntVarP(&o.input.Port, "port", "p", 0, "port of the agent in the guest")
 	f.Bool("no-sync", false, "accepted for scripts that use it: exec never writes disks out")
@@ -61,10 +60,17 @@ the third in a row ends mvm.
 			return usagef("--timeout is not above 0").withHint("write a number of seconds, or leave it out")
 		}
 		o.input.Identifier, o.input.Cmd = args[0], args[1:]
-		o.input.Env = a.environment(o.input.Env)
 		o.input.Timeout = time.Duration(o.timeout) * time.Second
 		return o.run(ctx, m, a)
 	})
+}
+
+// streamFlags are those that exec and run have alike.
+func (o *execOptions) streamFlags(cmd *cobra.Command) {
+	f := cmd.Flags()
+	f.StringArrayVarP(&o.input.Env, "env", "e", nil, "environment variable NAME=VALUE; NAME alone takes the one here")
+	f.StringVarP(&o.input.Dir, "workdir", "w", "", "directory to run it in (default the user's home)")
+	f.BoolVarP(&o.interactive, "interactive", "i", true, "pass standard input on; =false gives it none")
 }
 
 // environment gives variables that are only named the value that they have here;
@@ -81,24 +87,35 @@ func (a *app) environment(env []string) []string {
 	return out
 }
 
-func (o *execOptions) run(ctx context.Context, m *api.Client, a *app) error {
+// attach connects the command with our streams and, where it is to have one, our
+// terminal, and has signals sent on to it, until end is called.
+func (o *execOptions) attach(a *app) (end func(), err error) {
+	o.input.Env = a.environment(o.input.Env)
 	o.input.IO = api.StreamIO{Stdout: a.out.Stdout, Stderr: a.out.Stderr, Term: a.getenv("TERM")}
 	if o.interactive {
 		o.input.IO.Stdin = a.stdin
 	}
+	restore := func() {}
 	if o.tty || len(o.input.Cmd) == 0 && o.interactive {
-		end, err := a.attachTerminal(&o.input.IO)
-		if err != nil {
-			return err
+		if restore, err = a.attachTerminal(&o.input.IO); err != nil {
+			return nil, err
 		}
-		defer end()
 		if o.tty && o.input.IO.Terminal == nil { // asked for, though there is none here
 			o.input.IO.Terminal = &api.TerminalSize{Rows: 24, Cols: 80}
 		}
 	}
 	signals := make(chan string, 8)
 	o.input.Signals = signals
-	defer a.sig.forward(passOn(signals))()
+	release := a.sig.forward(passOn(signals))
+	return func() { release(); restore() }, nil
+}
+
+func (o *execOptions) run(ctx context.Context, m *api.Client, a *app) error {
+	end, err := o.attach(a)
+	if err != nil {
+		return err
+	}
+	defer end()
 	code, err := m.Exec.Run(ctx, o.input)
 	if err != nil {
 		return err
@@ -118,8 +135,11 @@ func passOn(to chan<- string) func(os.Signal) bool {
 	return func(sig os.Signal) bool {
 		n++
 		name := "INT"
-		if sig == syscall.SIGTERM {
+		switch sig {
+		case syscall.SIGTERM:
 			name = "TERM"
+		case syscall.SIGHUP: // nobody is there any more to ask again
+			return false
 		}
 		if n >= impatience || len(to) > 0 { // nobody took the last one: the command has not begun
 			return false
@@ -129,39 +149,54 @@ func passOn(to chan<- string) func(os.Signal) bool {
 	}
 }
 
-// execValueFlags are the flags of exec whose value is the next word.
-var execValueFlags = []string{"-u", "--user", "-e", "--env", "-w", "--workdir", "-p", "--port", "--timeout"}
-
-// dockerWords rewrites the words of exec as docker users write them: what follows
-// the VM's name is the command, -t without a number is --tty, and -it is both.
-func dockerWords(args []string) []string {
+// dockerWords rewrites the words of exec and run as docker users write them: what
+// follows the VM or image is the command. For exec, -t without a number is --tty,
+// and -it is both.
+func dockerWords(root *cobra.Command, args []string) []string {
 	at := slices.IndexFunc(args, func(s string) bool { return !strings.HasPrefix(s, "-") })
-	if at < 0 || args[at] != "exec" {
+	if at < 0 || args[at] != "exec" && args[at] != "run" {
 		return args
 	}
+	cmd, _, err := root.Find(args[at : at+1])
+	if err != nil {
+		return args
+	}
+	exec := args[at] == "exec"
 	out := slices.Clone(args[:at+1])
 	rest := args[at+1:]
-	for vm := false; len(rest) > 0; {
+	for named := false; len(rest) > 0; {
 		word := rest[0]
 		switch {
 		case word == "--":
 			return append(out, rest...)
-		case word == "-it" || word == "-ti":
+		case exec && (word == "-it" || word == "-ti"):
 			out, rest = append(out, "--interactive", "--tty"), rest[1:]
-		case word == "-t" && (len(rest) == 1 || !isNumber(rest[1])):
+		case exec && word == "-t" && (len(rest) == 1 || !isNumber(rest[1])):
 			out, rest = append(out, "--tty"), rest[1:]
-		case word == "-t" || slices.Contains(execValueFlags, word):
+		case takesNext(cmd, word):
 			n := min(2, len(rest))
 			out, rest = append(out, rest[:n]...), rest[n:]
 		case strings.HasPrefix(word, "-") && word != "-":
 			out, rest = append(out, word), rest[1:]
-		case !vm:
-			out, rest, vm = append(out, word), rest[1:], true
+		case !named:
+			out, rest, named = append(out, word), rest[1:], true
 		default: // the command's first word
 			return append(append(out, "--"), rest...)
 		}
 	}
 	return out
+}
+
+// takesNext reports whether a word is a flag whose value is the next word.
+func takesNext(cmd *cobra.Command, word string) bool {
+	var f *pflag.Flag
+	switch {
+	case strings.HasPrefix(word, "--"):
+		f = cmd.Flag(word[2:])
+	case len(word) == 2 && word[0] == '-' && word != "--":
+		f = cmd.Flags().ShorthandLookup(word[1:])
+	}
+	return f != nil && f.NoOptDefVal == ""
 }
 
 func isNumber(s string) bool {

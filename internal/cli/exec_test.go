@@ -10,6 +10,8 @@ import (
 )
 
 func TestDockerWords(t *testing.T) {
+	a, _, _ := testApp()
+	root := newRoot(a)
 	for _, c := range []struct{ typed, want string }{
 		{"exec web", "exec web"},
 		{"exec web -- ls -l", "exec web -- ls -l"},
@@ -28,9 +30,14 @@ func TestDockerWords(t *testing.T) {
 		{"exec -- web ls", "exec -- web ls"},
 		{"vm ls -t", "vm ls -t"},
 		{"ssh web -t 5", "ssh web -t 5"},
+		{"run debian:12", "run debian:12"},
+		{"run -it debian:12 sh -c ls", "run -it debian:12 -- sh -c ls"},
+		{"run debian:12 --mem 1G --keep ls -l", "run debian:12 --mem 1G --keep -- ls -l"},
+		{"run -e A=1 --vcpu=2 -t -i --rm tiny env -i", "run -e A=1 --vcpu=2 -t -i --rm tiny -- env -i"},
+		{"run tiny -- -x", "run tiny -- -x"},
 		{"", ""},
 	} {
-		if d := cmp.Diff(strings.Fields(c.want), dockerWords(strings.Fields(c.typed))); d != "" {
+		if d := cmp.Diff(strings.Fields(c.want), dockerWords(root, strings.Fields(c.typed))); d != "" {
 			t.Errorf("%q: %s", c.typed, d)
 		}
 	}

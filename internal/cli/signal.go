@@ -13,7 +13,7 @@ import (
 // errInterrupted is the cause of the context once the user has asked to end.
 var errInterrupted = errors.New("interrupted")
 
-// signals turns the first SIGINT or SIGTERM into the end of ctx, and the second
+// signals turns the first SIGINT, SIGTERM or SIGHUP into the end of ctx, and the second
 // into again. While a command takes them they go to it instead.
 type signals struct {
 	ctx   context.Context
@@ -31,6 +31,9 @@ func watchSignals() *signals {
 	ctx, cancel := context.WithCancelCause(context.Background())
 	got := make(chan os.Signal, 2)
 	signal.Notify(got, syscall.SIGINT, syscall.SIGTERM)
+	if !signal.Ignored(syscall.SIGHUP) { // nohup(1)
+		signal.Notify(got, syscall.SIGHUP)
+	}
 	s := &signals{ctx: ctx, again: make(chan struct{})}
 	s.stop = func() {
 		signal.Stop(got)

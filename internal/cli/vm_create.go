@@ -54,6 +54,20 @@ the settings. When something fails, everything that was begun is undone.`,
 func (o *vmCreateOptions) flags(a *app, cmd *cobra.Command) {
 	f, in := cmd.Flags(), &o.input
 	f.StringVar(&in.Image, "image", "", "image: type:version, type, name or id prefix")
+	f.StringVar(&in.User, "user", "", "user that mvm ssh logs in as")
+	f.BoolVar(&in.SkipCleanup, "skip-cleanup", false, "leave everything as it is when something fails")
+	f.IntVarP(&o.count, "count", "c", 0, "make so many VMs, NAME-1, NAME-2, …")
+	f.BoolVar(&in.Atomic, "atomic", false, "with --count: all or none")
+	waitFlag(cmd, &o.wait)
+	f.BoolVar(&in.NoAgent, "no-agent", false, "no guest agent in the VM")
+	a.jsonFlag(cmd)
+	completeFlag(cmd, "image", a.completeImages(0))
+	o.machineFlags(a, cmd)
+}
+
+// machineFlags are those that say what the VM is; run has them too.
+func (o *vmCreateOptions) machineFlags(a *app, cmd *cobra.Command) {
+	f, in := cmd.Flags(), &o.input
 	f.StringVar(&in.KernelID, "kernel", "", "kernel: type:version, path, id prefix or type")
 	f.IntVar(&o.vcpu, "vcpu", 0, "number of vCPUs")
 	f.StringVar(&o.mem, "mem", "", "memory, such as 512M or 2G; a number alone is MiB")
@@ -64,7 +78,6 @@ func (o *vmCreateOptions) flags(a *app, cmd *cobra.Command) {
 	f.StringVar(&in.NetworkName, "network", "", "network")
 	f.StringVar(&in.NetworkName, "net", "", "the same as --network")
 	f.StringSliceVar(&in.SSHKeys, "ssh-key", nil, "name of an SSH key; may be given several times")
-	f.StringVar(&in.User, "user", "", "user that mvm ssh logs in as")
 	f.BoolVar(&o.noPCI, "no-pci", false, "no PCI bus: virtio over MMIO")
 	f.BoolVar(&o.nested, "nested-virt", false, "let the guest run VMs itself")
 	f.BoolVar(&o.noNested, "disable-nested-virt", false, "do not let it, whatever the setting says")
@@ -76,27 +89,25 @@ func (o *vmCreateOptions) flags(a *app, cmd *cobra.Command) {
 	f.BoolVar(&o.console, "console", false, "interactive serial console")
 	f.StringVar(&in.LSMFlags, "lsm-flags", "", "security modules of the guest's kernel (lsm=)")
 	f.StringVar(&in.BootArgs, "boot-args", "", "more arguments for the guest's kernel")
-	f.BoolVar(&in.SkipCleanup, "skip-cleanup", false, "leave everything as it is when something fails")
-	f.IntVarP(&o.count, "count", "c", 0, "make so many VMs, NAME-1, NAME-2, …")
-	f.BoolVar(&in.Atomic, "atomic", false, "with --count: all or none")
 	f.StringVar(&in.Hypervisor, "hypervisor", "", "auto, firecracker or qemu")
-	waitFlag(cmd, &o.wait)
 	f.DurationVar(&in.WaitLimit, "wait-timeout", 0, "how long to wait, such as 90s")
-	f.BoolVar(&in.NoAgent, "no-agent", false, "no guest agent in the VM")
 	o.beyond.flags(f)
-	a.jsonFlag(cmd)
 	for _, alias := range []string{"memory", "net"} {
 		f.Lookup(alias).Hidden = true
 	}
 	for flag, c := range map[string]completer{
-		"image": a.completeImages(0), "kernel": a.completeKernels(0), "network": a.completeNetworks(0), "ssh-key": a.completeKeys(),
+		"kernel": a.completeKernels(0), "network": a.completeNetworks(0), "ssh-key": a.completeKeys(),
 		"hypervisor": fixed("auto", "firecracker", "qemu"),
 	} {
-		// Flag completions are for the flag's value: arguments before it do not count.
-		cobra.CheckErr(cmd.RegisterFlagCompletionFunc(flag, func(cmd *cobra.Command, _ []string, typed string) ([]string, cobra.ShellCompDirective) {
-			return c(cmd, nil, typed)
-		}))
+		completeFlag(cmd, flag, c)
 	}
+}
+
+// completeFlag completes the value of a flag: arguments before it do not count.
+func completeFlag(cmd *cobra.Command, flag string, c completer) {
+	cobra.CheckErr(cmd.RegisterFlagCompletionFunc(flag, func(cmd *cobra.Command, _ []string, typed string) ([]string, cobra.ShellCompDirective) {
+		return c(cmd, nil, typed)
+	}))
 }
 
 // resolve turns flags into input: what was not given stays unset.

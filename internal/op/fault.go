@@ -68,7 +68,7 @@ func (f fault) at(opKind, point, when string, cancel context.CancelFunc) error {
 		cancel()
 		return nil
 	}
-	return mvm.Errorf(mvm.ErrUnavailable, "injected by %s at %s of %s, %s", FaultVariable, point, opKind, when)
+	return mvm.Errorf(mvm.ErrUnavailable, "injected by %s at %s of %s, %s", FaultVariable, point, opKind, when).WithHint("unset the variable")
 }
 
 // atStep is at for step n, prefix being "" or "revert:".
