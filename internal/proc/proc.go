@@ -218,11 +218,12 @@ func FindByArg(tokens ...string) ([]Identity, error) {
 	}
 	var found []Identity
 	for _, p := range paths {
-		data, err := os.ReadFile(p)
-		if err != nil || !slices.ContainsFunc(tokens, func(t string) bool { return t != "" && bytes.Contains(data, []byte(t)) }) {
+		dir := filepath.Dir(p)
+		data := arguments(dir)
+		if !slices.ContainsFunc(tokens, func(t string) bool { return t != "" && bytes.Contains(data, []byte(t)) }) {
 			continue
 		}
-		pid, err := strconv.Atoi(filepath.Base(filepath.Dir(p)))
+		pid, err := strconv.Atoi(filepath.Base(dir))
 		if err != nil || pid == os.Getpid() {
 			continue
 		}
@@ -231,4 +232,25 @@ func FindByArg(tokens ...string) ([]Identity, error) {
 		}
 	}
 	return found, nil
+}
+
+const (
+	execLooks = 20 // at a process that is just being replaced by a program
+	execPause = time.Millisecond
+)
+
+// arguments reads the arguments of a process, given its directory in /proc. A
+// process that is just executing a program has none for a moment, and is looked at
+// again; kernel threads and zombies, which never have any, have no program either.
+func arguments(dir string) []byte {
+	for n := 0; ; n++ {
+		data, err := os.ReadFile(dir + "/cmdline")
+		if err != nil || len(data) > 0 || n == execLooks {
+			return data
+		}
+		if _, err := os.Readlink(dir + "/exe"); err != nil && !errors.Is(err, fs.ErrPermission) {
+			return nil
+		}
+		time.Sleep(execPause)
+	}
 }

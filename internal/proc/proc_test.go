@@ -298,6 +298,22 @@ func TestWaitExit(t *testing.T) {
 	}
 }
 
+// A process is found also while it executes a program, when it has no arguments.
+func TestFindByArgWhileExecuting(t *testing.T) {
+	token := "mvm-proc-test-exec-" + strconv.Itoa(os.Getpid())
+	script := filepath.Join(t.TempDir(), "again")
+	if err := os.WriteFile(script, []byte("[ -n \"$2\" ] && echo\nexec /bin/sh \"$0\" \"$1\"\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	_, id := child(t, "exec /bin/sh \"$1\" \"$2\" first", script, token)
+	for range 60 {
+		found, err := FindByArg(token)
+		if err != nil || len(found) != 1 || found[0].PID != id.PID {
+			t.Fatalf("found %v, %v; want %v", found, err, id)
+		}
+	}
+}
+
 func TestFindByArg(t *testing.T) {
 	token := "mvm-proc-test-" + strconv.Itoa(os.Getpid())
 	_, one := child(t, still, "id="+token+"-one,rest")

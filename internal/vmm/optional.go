@@ -102,4 +102,5 @@ type Jail struct {
 	CgroupMiB int    // limit of memory; 0 takes the guest's memory and 128 MiB
 	NoFile    int    // limit of open files; 0 takes 2048
 	FileMiB   int    // limit of a file's size; 0 for none
+	Cgroup    Cgroup // which limits the host can hold
 }

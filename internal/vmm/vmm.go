@@ -107,6 +107,7 @@ type Handle struct {
 	APISocket  string          `json:"api_socket"` // QMP or Firecracker's API
 	Guest      GuestChannel    `json:"guest"`
 	Accel      string          `json:"accel"`
+	Jail       *Jailed         `json:"jail,omitempty"`  // nil runs unjailed
 	Extra      json.RawMessage `json:"extra,omitempty"` // the driver's own
 }
 

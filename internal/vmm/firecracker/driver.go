@@ -60,11 +60,18 @@ func (d *Driver) Start(ctx context.Context, l vmm.Launch) (vmm.Machine, error) {
 }
 
 func (d *Driver) start(ctx context.Context, l vmm.Launch) (*machine, error) {
+	l, err := resolveJail(l)
+	if err != nil {
+		return nil, err
+	}
 	r, err := d.Render(l)
 	if err != nil {
 		return nil, err
 	}
 	if err := present(l); err != nil {
+		return nil, err
+	}
+	if err := Unjail(ctx, l.Dir, l.ID); err != nil { // of a run that a crash ended
 		return nil, err
 	}
 	if err := removeStale(l); err != nil {
@@ -78,11 +85,17 @@ func (d *Driver) start(ctx context.Context, l vmm.Launch) (*machine, error) {
 	if err := fsx.WriteFile(filepath.Join(l.Dir, l.Files.Config), r.Config, 0o600); err != nil {
 		return nil, fmt.Errorf("write the configuration: %w", err)
 	}
+	e := enjailed{launch: l, rendered: r}
+	if l.Jail != nil {
+		if e, err = d.enjail(ctx, l); err != nil {
+			return nil, err
+		}
+	}
 	m := d.machine(vmm.Handle{
 		Version: handleVersion, Driver: d.Name(), ID: l.ID, Dir: l.Dir,
-		APISocket: r.APISocket, Guest: r.Guest, Accel: "kvm",
+		APISocket: r.APISocket, Guest: r.Guest, Accel: "kvm", Jail: e.jailed,
 	})
-	started, err := supervisor.Spawn(ctx, d.opts.Launcher, d.spec(l, r))
+	started, err := supervisor.Spawn(ctx, d.opts.Launcher, d.spec(e.launch, e.rendered, e.jail))
 	m.handle.VMM, m.handle.Supervisor = started.VMM, started.Supervisor
 	if err == nil {
 		if err = m.untilRunning(ctx); err != nil {
@@ -91,7 +104,7 @@ func (d *Driver) start(ctx context.Context, l vmm.Launch) (*machine, error) {
 	}
 	if err != nil {
 		removeNames(l) // the configuration and the logs stay for inspection
-		return nil, err
+		return nil, errors.Join(err, Unjail(context.WithoutCancel(ctx), l.Dir, l.ID))
 	}
 	return m, nil
 }
@@ -118,7 +131,7 @@ func present(l vmm.Launch) error {
 // Firecracker opens by itself and writes without O_APPEND.
 const stderrFile = "firecracker.stderr"
 
-func (d *Driver) spec(l vmm.Launch, r vmm.Rendered) supervisor.Spec {
+func (d *Driver) spec(l vmm.Launch, r vmm.Rendered, jail *supervisor.Jail) supervisor.Spec {
 	in := func(name string) string {
 		if name == "" {
 			return ""
@@ -127,7 +140,7 @@ func (d *Driver) spec(l vmm.Launch, r vmm.Rendered) supervisor.Spec {
 	}
 	return supervisor.Spec{
 		ID: l.ID, Dir: l.Dir, Argv: r.Argv, Env: l.Env, Log: in(stderrFile),
-		Console: in(l.Files.Console), ConsoleSocket: in(l.Files.ConsoleSocket), PIDFile: in(l.Files.PID),
+		Console: in(l.Files.Console), ConsoleSocket: in(l.Files.ConsoleSocket), PIDFile: in(l.Files.PID), Jail: jail,
 	}
 }
 

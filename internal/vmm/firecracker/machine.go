@@ -94,7 +94,7 @@ func (m *machine) clear(ctx context.Context) error {
 			return err
 		}
 	}
-	return nil
+	return Unjail(ctx, m.handle.Dir, m.handle.ID)
 }
 
 // Close implements vmm.Machine. Nothing is held: each request has a connection

@@ -34,7 +34,11 @@ const (
 
 // Render implements vmm.Driver.
 func (d *Driver) Render(l vmm.Launch) (vmm.Rendered, error) {
-	cfg, err := configOf(l)
+	seen, root, argv := l, l.Dir, argvOf(l)
+	if l.Jail != nil {
+		seen, root, argv = inside(l), jailRoot(l), jailArgv(l, argv)
+	}
+	cfg, err := configOf(seen)
 	if err != nil {
 		return vmm.Rendered{}, err
 	}
@@ -43,13 +47,13 @@ func (d *Driver) Render(l vmm.Launch) (vmm.Rendered, error) {
 		return vmm.Rendered{}, mvm.Errorf(mvm.ErrInvalid, "the configuration: %w", err)
 	}
 	r := vmm.Rendered{
-		Argv:      argvOf(l),
+		Argv:      argv,
 		Dir:       l.Dir,
 		Config:    data,
-		APISocket: filepath.Join(l.Dir, l.Files.API),
+		APISocket: filepath.Join(root, l.Files.API),
 	}
 	if l.Agent {
-		r.Guest = vmm.GuestChannel{Kind: "vsock-uds", Path: filepath.Join(l.Dir, l.Files.Agent), CID: guestCID}
+		r.Guest = vmm.GuestChannel{Kind: "vsock-uds", Path: filepath.Join(root, l.Files.Agent), CID: guestCID}
 	}
 	return r, nil
 }
@@ -178,8 +182,6 @@ func check(l vmm.Launch) error {
 		return err
 	}
 	switch {
-	case l.Jail != nil:
-		return unsupported("jailer", "this build starts it unjailed").WithHint("leave the jailer off: --no-jailer")
 	case l.Accel != "" && l.Accel != "kvm":
 		return unsupported("accel "+l.Accel, "it runs on KVM only").WithHint("use --hypervisor qemu")
 	case l.VCPUs < 1:
@@ -198,6 +200,9 @@ func check(l vmm.Launch) error {
 			WithHint("shorten --boot-args")
 	}
 	if err := checkDevices(l); err != nil {
+		return err
+	}
+	if err := checkJail(l); err != nil {
 		return err
 	}
 	return checkTemplate(l.CPUTemplate)

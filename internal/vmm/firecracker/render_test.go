@@ -204,7 +204,6 @@ func TestRenderRefuses(t *testing.T) {
 		{"mem", func(l *vmm.Launch) { l.MemMiB = 0 }, mvm.ErrInvalid},
 		{"kernel", func(l *vmm.Launch) { l.Kernel = "" }, mvm.ErrInvalid},
 		{"accel tcg", func(l *vmm.Launch) { l.Accel = "tcg" }, mvm.ErrUnsupported},
-		{"jailer", func(l *vmm.Launch) { l.Jail = &vmm.Jail{Jailer: "/c/bin/jailer"} }, mvm.ErrUnsupported},
 		{"boot_args", func(l *vmm.Launch) { l.Cmdline = "a\nb" }, mvm.ErrInvalid},
 		{"boot_args", func(l *vmm.Launch) { l.Cmdline = strings.Repeat("x", maxCmdline) }, mvm.ErrUnsupported},
 		{"cpu_config", func(l *vmm.Launch) { l.CPUTemplate = json.RawMessage("no JSON") }, mvm.ErrInvalid},

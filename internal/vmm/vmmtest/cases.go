@@ -38,8 +38,12 @@ func testRender(t *testing.T, f Fixture) {
 	if diff := cmp.Diff(r, again); err != nil || diff != "" {
 		t.Errorf("Render differs the second time: %v %s", err, diff)
 	}
-	if len(r.Argv) == 0 || r.Argv[0] != l.Binary {
-		t.Errorf("Argv = %q, want it to begin with %q", r.Argv, l.Binary)
+	program := l.Binary
+	if l.Jail != nil {
+		program = l.Jail.Jailer
+	}
+	if len(r.Argv) == 0 || r.Argv[0] != program {
+		t.Errorf("Argv = %q, want it to begin with %q", r.Argv, program)
 	}
 	if !slices.ContainsFunc(r.Argv, func(a string) bool { return strings.Contains(a, supervisor.Token(l.ID)) }) {
 		t.Errorf("Argv = %q does not have %q", r.Argv, supervisor.Token(l.ID))
@@ -57,11 +61,12 @@ func testStart(t *testing.T, f Fixture) {
 	h := m.Handle()
 	want := vmm.Handle{
 		Version: h.Version, Driver: f.Driver.Name(), ID: l.ID, Dir: l.Dir, VMM: h.VMM, Supervisor: h.Supervisor,
-		APISocket: h.APISocket, Guest: h.Guest, Accel: l.Accel, Extra: h.Extra,
+		APISocket: h.APISocket, Guest: h.Guest, Accel: l.Accel, Jail: h.Jail, Extra: h.Extra,
 	}
 	if diff := cmp.Diff(want, h); diff != "" || h.Version < 1 {
 		t.Errorf("Handle (-want +got):\n%s", diff)
 	}
+	wantJail(t, l, h)
 }
 
 func testCapabilities(t *testing.T, f Fixture) {
@@ -179,11 +184,13 @@ func testKill(t *testing.T, f Fixture) {
 }
 
 func testKillGently(t *testing.T, f Fixture) {
-	m := start(t, f, f.Launch(t))
+	l := f.Launch(t)
+	m := start(t, f, l)
 	if err := m.Kill(within(t), limit); err != nil {
 		t.Fatalf("Kill: %v", err)
 	}
-	if exit := wait(t, m); exit.Signal == "SIGKILL" {
+	// The first process of a pid namespace need not get SIGTERM.
+	if exit := wait(t, m); exit.Signal == "SIGKILL" && l.Jail == nil {
 		t.Errorf("Wait = %+v, want an end by SIGTERM", exit)
 	}
 }

@@ -170,6 +170,7 @@ func wantNothingLeft(t *testing.T, id, dir string) {
 			t.Errorf("%s left in the VM's directory", e.Name())
 		}
 	}
+	wantNoJail(t, id, dir)
 }
 
 func wantState(t *testing.T, m vmm.Machine, want vmm.State) {

@@ -15,8 +15,10 @@ import (
 	"io"
 	"net"
 	"os"
+	"os/signal"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 )
 
@@ -29,7 +31,15 @@ const programName = "firecracker"
 // Main runs the fake if this process was started as one and ends the process;
 // otherwise it returns. It has to be the first call of TestMain.
 func Main() {
-	if filepath.Base(os.Args[0]) == programName {
+	switch filepath.Base(os.Args[0]) {
+	case jailerName:
+		os.Exit(runJailer(os.Args[1:], os.Stdout, os.Stderr))
+	case programName:
+		if os.Getpid() == 1 {
+			// The kernel drops SIGTERM for the first process of a pid namespace
+			// that has no handler, and Firecracker has none. The Go runtime has.
+			signal.Ignore(syscall.SIGTERM)
+		}
 		os.Exit(run(os.Args[1:], os.Stdin, os.Stdout, os.Stderr))
 	}
 }
