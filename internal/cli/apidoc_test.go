@@ -40,6 +40,9 @@ func referenceName(op string) string {
 	}
 	room, method, _ := strings.Cut(op, ".")
 	method = strings.ToLower(camel.ReplaceAllString(method, "${1}_$2"))
+	if method == "import" { // a keyword of the reference's language
+		method = "import_"
+	}
 	return "`" + room + "Operation." + method + "`"
 }
 
