@@ -12,6 +12,7 @@ import (
 	"github.com/mvmctl/mvm/internal/run"
 	"github.com/mvmctl/mvm/internal/store"
 	"github.com/mvmctl/mvm/internal/vmm"
+	"github.com/mvmctl/mvm/internal/vmm/firecracker"
 )
 
 // core is what the operations of one Client share. Everything is made when it
@@ -26,6 +27,7 @@ type core struct {
 	qemu        func() vmm.Driver
 	firecracker func(binary string) vmm.Driver
 	isRoot      func() bool
+	checkJail   func(dir string) error
 
 	noticeMu sync.Mutex // one notice at a time
 
@@ -44,7 +46,7 @@ func newCore(cfg Config) (*core, error) {
 			return nil, mvm.Errorf(mvm.ErrUnavailable, "cannot tell which program this is: %w", err)
 		}
 	}
-	c := &core{cfg: cfg, paths: p, runner: &run.Host{}, net: linux.New(), isRoot: func() bool { return os.Geteuid() == 0 }}
+	c := &core{cfg: cfg, paths: p, runner: &run.Host{}, net: linux.New(), isRoot: func() bool { return os.Geteuid() == 0 }, checkJail: firecracker.CheckJail}
 	c.qemu, c.firecracker = c.realQEMU, c.realFirecracker
 	return c, nil
 }

@@ -119,7 +119,7 @@ func (c *core) driverOf(name string) vmm.Driver {
 }
 
 // killVMM ends the VMM and the supervisor of a VM, found by the VM's id in
-// their command lines.
+// their command lines, and removes the VMM's jail.
 func (c *core) killVMM(ctx context.Context, vmID string, grace time.Duration) error {
 	if !validID(vmID) {
 		return mvm.Errorf(mvm.ErrBroken, "%s is not a VM's id", mvm.Quote(vmID))
@@ -135,7 +135,10 @@ func (c *core) killVMM(ctx context.Context, vmID string, grace time.Duration) er
 			errs = append(errs, proc.Kill(ctx, id, grace))
 		}
 	}
-	return errors.Join(errs...)
+	if err := errors.Join(errs...); err != nil {
+		return err
+	}
+	return firecracker.Unjail(ctx, c.paths.vm(vmID), vmID)
 }
 
 // recordHandle puts what Start returned into the VM's row.
@@ -147,6 +150,7 @@ func (p *vmPlan) recordHandle() error {
 	started := p.startedAt.UnixMilli()
 	it := p.item
 	it.Handle, it.PID, it.ProcessStartTime = data, p.handle.VMM.PID, &started
+	it.APISocketPath = p.handle.APISocket
 	if relay := p.handle.Supervisor.PID; relay > 0 {
 		it.RelayPID = &relay
 	}

@@ -173,7 +173,7 @@ func (c *core) planRestore(ctx context.Context, st *store.Store, inv *inventory,
 	}
 	item.MAC = strings.ToUpper(mac.String())
 	p.restore = l.restore(true)
-	return p, p.finish()
+	return p, p.finish(ctx)
 }
 
 // restoreSteps are the side effects of a new VM from a snapshot, in order.

@@ -54,6 +54,7 @@ type VMCreateInput struct {
 	Wait       WaitFor
 	WaitLimit  time.Duration // 0 takes settings.vm ready_timeout_sec, and none for WaitStopped
 	NoAgent    bool
+	NoJailer   bool            // run the VMM without a jail
 	VsockPort  int             // where the agent listens; 0 takes defaults.vm vsock_port
 	Writeback  bool            // the host's cache may hold back what the guest flushes to its root disk
 	HugePages  bool            // guest memory from the host's pool of 2 MiB pages
@@ -127,6 +128,7 @@ type VMProcess struct {
 	PID           int      `json:"pid"`
 	SupervisorPID int      `json:"supervisor_pid"`
 	Jailed        bool     `json:"jailed"`
+	Jail          *VMJail  `json:"jail"` // null while it is not jailed
 	Argv          []string `json:"argv"`
 }
 

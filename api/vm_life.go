@@ -111,7 +111,10 @@ func (c *core) start(ctx context.Context, st *store.Store, vm *mvm.VMInstanceIte
 			if _, err := tx.ClaimVM(ctx, vm.ID, mvm.VerbStart); err != nil {
 				return err
 			}
-			return p.loadVolumes(ctx, tx) // one may have come or gone since the plan was made
+			if err := p.loadVolumes(ctx, tx); err != nil { // one may have come or gone since the plan was made
+				return err
+			}
+			return p.reserveJailOf(ctx, tx)
 		},
 		// A VMM that a crash lost, and a tap that outlived its VM, go first.
 		Steps:  append([]op.Step{&clearStep{c: c, VMID: vm.ID, Tap: vm.TapDevice}}, p.startSteps()...),

@@ -151,6 +151,8 @@ func (c *core) processOf(vm *mvm.VMInstanceItem) VMProcess {
 	if vm.RelayPID != nil {
 		p.SupervisorPID = *vm.RelayPID
 	}
+	p.Jail = jailOf(vm)
+	p.Jailed = p.Jail != nil
 	if vm.PID > 0 {
 		p.Argv = cmdline(vm.PID)
 	}

@@ -100,12 +100,12 @@ func (c *core) planCreate(ctx context.Context, st *store.Store, inv *inventory, 
 			return nil, err
 		}
 	}
-	return p, p.finish()
+	return p, p.finish(ctx)
 }
 
 // finish fills in what follows from the choices, and checks the whole by
 // rendering it.
-func (p *vmPlan) finish() error {
+func (p *vmPlan) finish(ctx context.Context) error {
 	it, dir := p.item, p.c.paths.vm(p.item.ID)
 	files := vmFiles(p.set, p.driver.Name())
 	it.Hypervisor, it.Accel, it.HasAgent = p.driver.Name(), p.probe.Accel, !p.noAgent
@@ -119,6 +119,9 @@ func (p *vmPlan) finish() error {
 	it.APISocketPath, it.ConfigPath = filepath.Join(dir, files.API), filepath.Join(dir, files.Config)
 	it.LogPath, it.SerialOutputPath = optional(filepath.Join(dir, files.Log)), optional(filepath.Join(dir, files.Console))
 	it.RelaySocketPath = optional(filepath.Join(dir, files.ConsoleSocket))
+	if err := p.chooseJail(ctx); err != nil {
+		return err
+	}
 	_, err := p.driver.Render(p.launch())
 	return err
 }
@@ -230,6 +233,9 @@ func (p *vmPlan) reserve(ctx context.Context, tx *store.Tx) error {
 		return err
 	}
 	p.item.IPv4 = ip.String()
+	if err := p.reserveJail(ctx, tx); err != nil {
+		return err
+	}
 	if err := tx.InsertVM(ctx, p.item); err != nil {
 		return err
 	}

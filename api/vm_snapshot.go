@@ -213,9 +213,14 @@ func (c *core) loadInto(ctx context.Context, st *store.Store, vm *mvm.VMInstance
 	}
 	err = c.journal.Run(ctx, op.Op{
 		Kind: opLoad, Subject: vm.Name, SubjectID: vm.ID, UndoData: undo,
-		Reserve: func(tx *store.Tx) error { _, err := tx.ClaimVM(ctx, vm.ID, mvm.VerbLoad); return err },
-		Steps:   steps,
-		Commit:  func(tx *store.Tx) error { return p.commitAs(ctx, tx, to, "loaded from a snapshot") },
+		Reserve: func(tx *store.Tx) error {
+			if _, err := tx.ClaimVM(ctx, vm.ID, mvm.VerbLoad); err != nil {
+				return err
+			}
+			return p.reserveJailOf(ctx, tx)
+		},
+		Steps:  steps,
+		Commit: func(tx *store.Tx) error { return p.commitAs(ctx, tx, to, "loaded from a snapshot") },
 	})
 	if err != nil {
 		return err

@@ -20,7 +20,7 @@ func (c *core) planStart(ctx context.Context, st *store.Store, inv *inventory, v
 	if p.identity, err = c.loadIdentity(vm.ID); err != nil {
 		return nil, err
 	}
-	return p, p.finishStart()
+	return p, p.finishStart(ctx)
 }
 
 // planFrom makes a plan of stored choices. network is the id or name of one.
@@ -67,9 +67,12 @@ func (c *core) planFrom(ctx context.Context, st *store.Store, inv *inventory, vm
 }
 
 // finishStart fills in what may differ from the last start.
-func (p *vmPlan) finishStart() error {
+func (p *vmPlan) finishStart(ctx context.Context) error {
 	p.item.Accel = p.probe.Accel
 	p.item.TapDevice = network.TapName(p.item.ID)
+	if err := p.chooseJail(ctx); err != nil {
+		return err
+	}
 	_, err := p.driver.Render(p.launch())
 	return err
 }

@@ -131,7 +131,11 @@ func (s *tapStep) Apply(ctx context.Context) error {
 	if err != nil {
 		return mvm.Errorf(mvm.ErrBroken, "stored address %s: %w", mvm.Quote(it.IPv4), err)
 	}
-	return s.c.net.AddTap(ctx, network.TapSpec{Name: s.Name, Bridge: s.plan.network.Bridge, MAC: mac, IP: ip, VMID: s.VMID, VMName: it.Name})
+	spec := network.TapSpec{Name: s.Name, Bridge: s.plan.network.Bridge, MAC: mac, IP: ip, VMID: s.VMID, VMName: it.Name}
+	if s.plan.jail != nil {
+		spec.OwnerUID = s.plan.jail.UID
+	}
+	return s.c.net.AddTap(ctx, spec)
 }
 
 func (s *tapStep) Revert(ctx context.Context) error {

@@ -135,7 +135,7 @@ func TestReferenceWords(t *testing.T) {
 		"key export":  "force json",
 		"key inspect": "json",
 		"key rm":      "force json",
-		"vm create":   "image kernel vcpu mem memory disk-size ip mac network net ssh-key user no-pci nested-virt disable-nested-virt cpu-template enable-logging disable-logging enable-metrics disable-metrics lsm-flags boot-args console skip-cleanup count atomic hypervisor wait wait-timeout no-agent json",
+		"vm create":   "image kernel vcpu mem memory disk-size ip mac network net ssh-key user no-pci nested-virt disable-nested-virt cpu-template enable-logging disable-logging enable-metrics disable-metrics lsm-flags boot-args console skip-cleanup count atomic hypervisor wait wait-timeout no-agent no-jailer json",
 		"vm ls":       "json long",
 		"vm ps":       "json",
 		"vm inspect":  "json",

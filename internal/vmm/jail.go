@@ -4,7 +4,7 @@ package vmm
 // and groups (UIDS-GIDS) leaves that part of the range to nobody.
 const (
 	FirstJailUID = 0x70000000
-	JailUIDs     = 1 << 20 // how many there are
+	JailUIDs     = 1 << 16 // how many there are
 )
 
 // Cgroup says which limits the host's control groups can hold.

@@ -23,7 +23,7 @@ const oldestMajor, oldestMinor = 1, 13
 
 // Probe implements vmm.Driver.
 func (d *Driver) Probe(ctx context.Context) vmm.Probe {
-	p := vmm.Probe{Capabilities: vmm.Capabilities{Pause: true, Vsock: true, NestedVirt: nested()}}
+	p := vmm.Probe{Capabilities: vmm.Capabilities{Pause: true, Jail: true, Vsock: true, NestedVirt: nested()}}
 	bad := func(err error) {
 		p.Problems = append(p.Problems, vmm.Problem{What: err.Error(), Hint: mvm.HintOf(err), Fatal: true})
 	}
