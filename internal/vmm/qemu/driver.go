@@ -33,6 +33,9 @@ type Options struct {
 	TSCKHz   func() uint64   // the host's time stamp counter, 0 for unknown; nil measures it
 	Seccomp  func() bool     // whether the host's kernel has seccomp filters; nil looks
 
+	HostCPU  func() string // the host's CPU, for what KVM passes on of it; nil is host.CPU
+	FreeHuge func() int    // free huge pages of 2 MiB, -1 for unknown; nil looks
+
 	// Firmware returns the path of qboot for a QEMU binary, or ""; nil looks.
 	Firmware func(binary string) string
 }
@@ -57,6 +60,12 @@ func New(o Options) *Driver {
 	}
 	if o.Seccomp == nil {
 		o.Seccomp = hostSeccomp
+	}
+	if o.HostCPU == nil {
+		o.HostCPU = host.CPU
+	}
+	if o.FreeHuge == nil {
+		o.FreeHuge = freeHugePages
 	}
 	if o.Firmware == nil {
 		o.Firmware = findQboot
@@ -87,24 +96,35 @@ func (d *Driver) start(ctx context.Context, l vmm.Launch) (*machine, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
+	p, err := d.plan(ctx, l)
+	if err != nil {
+		return nil, err
+	}
+	defer p.close()
+	r.Argv = d.argv(l, p.layout)
 	if listens(ctx, r.APISocket) {
 		return nil, mvm.Errorf(mvm.ErrConflict, "it runs already").WithHint("stop it first with 'mvm vm stop'")
 	}
 	if err := removeSockets(l); err != nil { // QEMU refuses to listen where a file is
 		return nil, mvm.Errorf(mvm.ErrUnavailable, "cannot clear the VM's directory: %w", err)
 	}
-	m, err := d.spawn(ctx, l, r)
+	m, err := d.spawn(ctx, l, r, p.facts)
 	if err != nil {
 		return nil, errors.Join(err, removeSockets(l))
 	}
-	if err := m.untilRunning(ctx); err != nil {
+	if needsSetUp(l) {
+		err = m.setUp(ctx, l, p)
+	} else {
+		err = m.untilRunning(ctx)
+	}
+	if err != nil {
 		return nil, errors.Join(m.undo(err), removeSockets(l))
 	}
 	return m, nil
 }
 
 // spawn starts QEMU under its supervisor.
-func (d *Driver) spawn(ctx context.Context, l vmm.Launch, r vmm.Rendered) (*machine, error) {
+func (d *Driver) spawn(ctx context.Context, l vmm.Launch, r vmm.Rendered, f facts) (*machine, error) {
 	s := supervisor.Spec{
 		ID: l.ID, Dir: l.Dir, Argv: r.Argv, Env: l.Env,
 		Log: filepath.Join(l.Dir, l.Files.Log), Console: filepath.Join(l.Dir, l.Files.Console),
@@ -113,7 +133,7 @@ func (d *Driver) spawn(ctx context.Context, l vmm.Launch, r vmm.Rendered) (*mach
 	if l.Agent {
 		s.MuxDevice, s.MuxSocket = filepath.Join(l.Dir, agentDevice), r.Guest.Path
 	}
-	e := extra{Log: l.Files.Log, ConsoleSocket: l.Files.ConsoleSocket}
+	e := extra{Log: l.Files.Log, ConsoleSocket: l.Files.ConsoleSocket, Facts: &f}
 	if len(l.Disks) > 0 {
 		e.Disk = l.Disks[0].Path
 	}

@@ -20,11 +20,18 @@ import (
 	"github.com/mvmctl/mvm/internal/vmm"
 )
 
-// machine implements vmm.Machine and vmm.Pauser. It holds nothing: QMP serves
-// one client at a time, so each request connects anew and leaves at once.
+// machine implements vmm.Machine and the optional abilities that QEMU has. It
+// holds nothing: QMP serves one client at a time, so each request connects anew and
+// leaves at once.
 type machine struct{ handle vmm.Handle }
 
-var _ vmm.Pauser = (*machine)(nil)
+var (
+	_ vmm.Pauser         = (*machine)(nil)
+	_ vmm.Snapshotter    = (*machine)(nil)
+	_ vmm.DiskHotplugger = (*machine)(nil)
+	_ vmm.Ballooner      = (*machine)(nil)
+	_ vmm.RateLimiter    = (*machine)(nil)
+)
 
 // Handle implements vmm.Machine.
 func (m *machine) Handle() vmm.Handle { return m.handle }
@@ -38,8 +45,18 @@ const poll = 3 * time.Millisecond
 // untilRunning waits until QEMU says that the vCPUs run. It gives up when the
 // process ends, or with ctx.
 func (m *machine) untilRunning(ctx context.Context) error {
+	ctx, cancel := m.whileAlive(ctx)
+	defer cancel()
+	_, err := m.until(ctx, func(status string) bool { return slices.Contains(begun, status) })
+	if err != nil && errors.Is(context.Cause(ctx), errEnded) {
+		return nil
+	}
+	return err
+}
+
+// whileAlive returns a context that ends with QEMU, and with why as its cause.
+func (m *machine) whileAlive(ctx context.Context) (context.Context, context.CancelFunc) {
 	ctx, cancel := context.WithCancelCause(ctx)
-	defer cancel(nil)
 	go func() {
 		switch exit, err := m.Wait(ctx); {
 		case err != nil:
@@ -49,25 +66,28 @@ func (m *machine) untilRunning(ctx context.Context) error {
 			cancel(mvm.Errorf(mvm.ErrUnavailable, "QEMU ended with status %d: %s", exit.Code, exit.Reason).WithHint("see %s", filepath.Join(m.handle.Dir, "*.log")))
 		}
 	}()
+	return ctx, func() { cancel(nil) }
+}
+
+// until asks for the RunState until it is one that is wanted. QEMU need not answer
+// yet. What ends ctx is the error.
+func (m *machine) until(ctx context.Context, wanted func(status string) bool) (string, error) {
 	ticker := time.NewTicker(poll)
 	defer ticker.Stop()
 	for {
 		status, err := m.status(ctx)
 		var refused *QMPError
 		switch {
-		case err == nil && slices.Contains(begun, status):
-			return nil
+		case err == nil && wanted(status):
+			return status, nil
 		case err == nil && slices.Contains(broken, status):
-			return mvm.Errorf(mvm.ErrUnavailable, "QEMU says %q", status).WithHint("see %s", filepath.Join(m.handle.Dir, "*.log"))
+			return "", mvm.Errorf(mvm.ErrUnavailable, "QEMU says %q", status).WithHint("see %s", filepath.Join(m.handle.Dir, "*.log"))
 		case errors.As(err, &refused):
-			return err
+			return "", err
 		}
 		select {
 		case <-ctx.Done():
-			if err := context.Cause(ctx); !errors.Is(err, errEnded) {
-				return err
-			}
-			return nil
+			return "", context.Cause(ctx)
 		case <-ticker.C:
 		}
 	}
@@ -99,26 +119,34 @@ const qmpLimit = 15 * time.Second
 
 // execute runs one command of QMP on a connection of its own.
 func (m *machine) execute(ctx context.Context, command string, args, result any) error {
+	return m.session(ctx, command, func(ctx context.Context, q *QMP) error {
+		return q.Execute(ctx, command, args, result)
+	})
+}
+
+// session runs some commands on one connection, on which others wait meanwhile. what
+// names them.
+func (m *machine) session(ctx context.Context, what string, f func(context.Context, *QMP) error) error {
 	limited, cancel := context.WithTimeout(ctx, qmpLimit)
 	defer cancel()
 	go m.reap(limited)
-	err := m.request(limited, command, args, result)
+	err := m.dial(limited, f)
 	if err != nil && ctx.Err() != nil {
 		return ctx.Err()
 	}
 	if errors.Is(err, context.DeadlineExceeded) {
-		return mvm.Errorf(mvm.ErrUnavailable, "QEMU has not answered %s within %v", command, qmpLimit).WithHint("stop the VM with --force and start it again")
+		return mvm.Errorf(mvm.ErrUnavailable, "QEMU has not answered %s within %v", what, qmpLimit).WithHint("stop the VM with --force and start it again")
 	}
 	return err
 }
 
-func (m *machine) request(ctx context.Context, command string, args, result any) error {
+func (m *machine) dial(ctx context.Context, f func(context.Context, *QMP) error) error {
 	q, err := DialQMP(ctx, m.handle.APISocket)
 	if err != nil {
 		return err
 	}
 	defer func() { _ = q.Close() }()
-	return q.Execute(ctx, command, args, result)
+	return f(ctx, q)
 }
 
 // State implements vmm.Machine.
@@ -136,7 +164,9 @@ func (m *machine) State(ctx context.Context) (vmm.State, error) {
 	switch status {
 	case "running", "shutdown": // about to end
 		return vmm.StateRunning, nil
-	case "paused", "suspended", "io-error": // a disk error stops the vCPUs until they are continued
+	case "paused", "suspended", "io-error", // a disk error stops the vCPUs until they are continued
+		"finish-migrate", "postmigrate", // being written, and written
+		"prelaunch", "inmigrate": // being set up, or loaded
 		return vmm.StatePaused, nil
 	}
 	return "", mvm.Errorf(mvm.ErrBroken, "QEMU says that it is %q", status).
@@ -253,9 +283,16 @@ func (m *machine) Pause(ctx context.Context) error {
 	return m.gone(ctx, m.execute(ctx, "stop", nil, nil))
 }
 
-// Resume implements vmm.Pauser. A running VM is left alone.
+// Resume implements vmm.Pauser. A running VM is left alone. A snapshot that is still
+// being written, by a command that was killed say, is given up first: in the end of
+// it QEMU would pause the VM again.
 func (m *machine) Resume(ctx context.Context) error {
-	return m.gone(ctx, m.execute(ctx, "cont", nil, nil))
+	return m.gone(ctx, m.session(ctx, "cont", func(ctx context.Context, q *QMP) error {
+		if err := endMigration(ctx, q); err != nil {
+			return err
+		}
+		return q.Execute(ctx, "cont", nil, nil)
+	}))
 }
 
 // endLimit is how long QEMU may take from closing its monitor to its end.

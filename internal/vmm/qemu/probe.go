@@ -29,7 +29,9 @@ const (
 
 // Probe implements vmm.Driver.
 func (d *Driver) Probe(ctx context.Context) vmm.Probe {
-	p := vmm.Probe{Capabilities: vmm.Capabilities{Pause: true, Qcow2: true, NestedVirt: true}}
+	p := vmm.Probe{Capabilities: vmm.Capabilities{
+		Pause: true, Snapshot: true, DiskHotplug: true, Balloon: true, RateLimit: true, HugePages: true, Qcow2: true, NestedVirt: true,
+	}}
 	path, err := d.find()
 	if err == nil {
 		p.Path = path

@@ -27,7 +27,7 @@ func (s *says) Run(context.Context, run.Cmd) (run.Result, error) {
 
 const debian = "QEMU emulator version 7.2.22 (Debian 1:7.2+dfsg-7+deb12u18)\nCopyright (c) 2003-2022\n"
 
-func binary(t *testing.T) string {
+func aBinary(t *testing.T) string {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), program)
 	if err := os.WriteFile(path, []byte("x"), 0o600); err != nil {
@@ -55,7 +55,7 @@ func TestProbe(t *testing.T) {
 		{"broken", says{err: errors.New("bad omen")}, noKVM, false, "", "", "bad omen"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			d := New(Options{Binary: binary(t), Runner: &c.says, CheckKVM: func() host.KVM { return c.kvm }})
+			d := New(Options{Binary: aBinary(t), Runner: &c.says, CheckKVM: func() host.KVM { return c.kvm }})
 			p := d.Probe(t.Context())
 			if p.Usable != c.usable || p.Accel != c.accel || p.Version != c.version {
 				t.Errorf("Probe = %+v, want usable %v, %q, %q", p, c.usable, c.accel, c.version)
@@ -87,7 +87,7 @@ func TestProbeMissing(t *testing.T) {
 
 // A binary is asked once, also by later processes, until it changes.
 func TestProbeAsksOnce(t *testing.T) {
-	path, cache, s := binary(t), t.TempDir(), &says{text: debian}
+	path, cache, s := aBinary(t), t.TempDir(), &says{text: debian}
 	probe := func(want int) {
 		t.Helper()
 		if p := New(Options{Binary: path, CacheDir: cache, Runner: s}).Probe(t.Context()); p.Version != "7.2.22" {

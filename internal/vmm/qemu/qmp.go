@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"os"
 	"strconv"
 	"time"
 
@@ -141,6 +142,27 @@ func (q *QMP) Events() []QMPEvent {
 // nil. A refusal is a *QMPError. After any other error the connection is of no
 // more use.
 func (q *QMP) Execute(ctx context.Context, command string, args, result any) error {
+	return q.execute(ctx, command, args, result, q.conn.Write)
+}
+
+// PassFile gives QEMU an open file, under a name for commands that take one
+// (getfd in qapi/misc.json).
+func (q *QMP) PassFile(ctx context.Context, name string, f *os.File) error {
+	conn, ok := q.conn.(*net.UnixConn)
+	if !ok {
+		return mvm.Errorf(mvm.ErrBroken, "files pass through a unix socket only").WithHint("stop the VM with --force and start it again")
+	}
+	rights := unix.UnixRights(int(f.Fd()))
+	return q.execute(ctx, "getfd", map[string]string{"fdname": name}, nil, func(line []byte) (int, error) {
+		n, _, err := conn.WriteMsgUnix(line, rights, nil)
+		if err == nil && n < len(line) { // the file went with the first bytes
+			_, err = conn.Write(line[n:])
+		}
+		return len(line), err
+	})
+}
+
+func (q *QMP) execute(ctx context.Context, command string, args, result any, write func([]byte) (int, error)) error {
 	q.last++
 	id := strconv.FormatUint(q.last, 10)
 	line, err := json.Marshal(struct {
@@ -152,7 +174,7 @@ func (q *QMP) Execute(ctx context.Context, command string, args, result any) err
 		return mvm.Errorf(mvm.ErrInvalid, "the arguments of %s: %w", command, err)
 	}
 	return q.within(ctx, func() error {
-		if _, err := q.conn.Write(append(line, '\n')); err != nil {
+		if _, err := write(append(line, '\n')); err != nil {
 			return unanswered(err)
 		}
 		m, err := q.answer(id)

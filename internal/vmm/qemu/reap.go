@@ -17,7 +17,8 @@ import (
 type extra struct {
 	Log           string `json:"log"` // of QEMU
 	ConsoleSocket string `json:"console_socket"`
-	Disk          string `json:"disk"` // path of the root disk
+	Disk          string `json:"disk"`            // path of the root disk
+	Facts         *facts `json:"facts,omitempty"` // of the launch; nil in a VM that an older mvm has started
 }
 
 // extra returns what the handle has of it; one that cannot be read has nothing.

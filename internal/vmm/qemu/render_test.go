@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"flag"
+	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
@@ -44,6 +45,13 @@ func TestRenderGolden(t *testing.T) {
 		{"nested", func(l *vmm.Launch) { l.Accel, l.Nested = "tcg", true }},
 		{"bare", func(l *vmm.Launch) { l.Initrd, l.Cmdline, l.Disks, l.NICs, l.Agent = "", "", nil, nil, false }},
 		{"own_words", func(l *vmm.Launch) { l.Accel, l.Cmdline = "tcg", "console=ttyS1  tsc_early_khz=7 fips=1 quiet" }},
+		{"restored", func(l *vmm.Launch) {
+			l.Accel, l.Kernel, l.Initrd, l.Cmdline = "tcg", "", "", ""
+			l.Restore = &vmm.Restore{State: "/s/state", Mem: "/s/mem"}
+		}},
+		{"memory", func(l *vmm.Launch) {
+			l.HugePages, l.Balloon = true, &vmm.Balloon{MiB: 64, DeflateOnOOM: true, StatsSec: 5}
+		}},
 		{"many", func(l *vmm.Launch) {
 			l.Disks = append(l.Disks, vmm.Disk{ID: "vol-a", Path: "/data/a,b=c.raw", Format: "raw", ReadOnly: true})
 			l.NICs = append(l.NICs, vmm.NIC{ID: "eth1", Tap: "mvm1", MAC: "02:00:00:00:00:02"})
@@ -125,7 +133,19 @@ func TestRenderRefuses(t *testing.T) {
 		{"nic eth0", mvm.ErrInvalid, func(l *vmm.Launch) { l.NICs[0].Tap = "sixteen-chars-01" }},
 		{"nic eth0", mvm.ErrInvalid, func(l *vmm.Launch) { l.NICs[0].MAC = "01:00:00:00:00:01" }},
 		{"nic eth0", mvm.ErrInvalid, func(l *vmm.Launch) { l.NICs[0].MAC = "" }},
-		{"disks and NICs", mvm.ErrUnsupported, func(l *vmm.Launch) { l.NICs = slices.Repeat(l.NICs, 30) }},
+		{"NICs", mvm.ErrUnsupported, func(l *vmm.Launch) { l.NICs = slices.Repeat(l.NICs, 30) }},
+		{"limit of nic eth0", mvm.ErrUnsupported, func(l *vmm.Launch) { l.NICs[0].TX.OpsPerSec = 1 }},
+		{"disks", mvm.ErrUnsupported, func(l *vmm.Launch) { l.Disks = manyDisks(maxDisks + 1) }},
+		{"disk rootfs", mvm.ErrInvalid, func(l *vmm.Launch) { l.Disks[0].Limit.BytesPerSec = -1 }},
+		{"disk rootfs", mvm.ErrInvalid, func(l *vmm.Launch) { l.Disks[0].Limit.BurstBytes = 1 }},
+		{"disk rootfs", mvm.ErrUnsupported, func(l *vmm.Launch) { l.Disks[0].Limit.OpsPerSec = 1 << 62 }},
+		{"metadata", mvm.ErrUnsupported, func(l *vmm.Launch) { l.Metadata = json.RawMessage("{}") }},
+		{"track_dirty", mvm.ErrUnsupported, func(l *vmm.Launch) { l.TrackDirty = true }},
+		{"huge_pages", mvm.ErrInvalid, func(l *vmm.Launch) { l.HugePages, l.MemMiB = true, 129 }},
+		{"balloon", mvm.ErrInvalid, func(l *vmm.Launch) { l.Balloon = &vmm.Balloon{MiB: 513} }},
+		{"balloon", mvm.ErrInvalid, func(l *vmm.Launch) { l.Balloon = &vmm.Balloon{StatsSec: -1} }},
+		{"snapshot", mvm.ErrInvalid, func(l *vmm.Launch) { l.Restore = &vmm.Restore{State: "state", Mem: "/mem"} }},
+		{"snapshot", mvm.ErrInvalid, func(l *vmm.Launch) { l.Restore = &vmm.Restore{State: "/state", Mem: "-mem"} }},
 	} {
 		l := launch()
 		c.change(&l)
@@ -133,6 +153,42 @@ func TestRenderRefuses(t *testing.T) {
 		if !errors.Is(err, c.kind) || !strings.Contains(err.Error(), c.field) || mvm.HintOf(err) == "" {
 			t.Errorf("%s: %v (hint %q), want %v that names it, and a hint", c.field, err, mvm.HintOf(err), c.kind)
 		}
+	}
+}
+
+// manyDisks are n disks.
+func manyDisks(n int) []vmm.Disk {
+	var disks []vmm.Disk
+	for i := range n {
+		disks = append(disks, vmm.Disk{ID: fmt.Sprintf("vol-%d", i), Path: fmt.Sprintf("/d/%d", i), Format: "raw"})
+	}
+	return disks
+}
+
+// As many devices as are allowed have each a place of their own.
+func TestRenderMostDevices(t *testing.T) {
+	l := launch()
+	l.Disks, l.NICs, l.Balloon = manyDisks(maxDisks), slices.Repeat(l.NICs, maxNICs), &vmm.Balloon{}
+	r, err := pure().Render(l)
+	if err != nil {
+		t.Fatal(err)
+	}
+	places := map[string]int{}
+	for i, a := range r.Argv {
+		if a != "-device" || strings.HasPrefix(r.Argv[i+1], "virtserialport") {
+			continue
+		}
+		var at string
+		for _, o := range options(r.Argv[i+1]) {
+			if strings.HasPrefix(o, "bus=") || strings.HasPrefix(o, "addr=") {
+				at += o + " "
+			}
+		}
+		places[at]++
+	}
+	want := maxPorts + maxDisks + maxNICs + 3 // agent, balloon, random numbers
+	if len(places) != want || places["bus=pcie.0 addr=1f.0 "] > 0 {
+		t.Errorf("%d places for %d devices: %v", len(places), want, places)
 	}
 }
 
@@ -191,7 +247,7 @@ func keysOf(argv []string) [][]string {
 	var shape [][]string
 	for i := 1; i < len(argv); i++ {
 		switch argv[i-1] {
-		case "-drive", "-device", "-netdev", "-chardev", "-name", "-qmp", "-machine", "-accel":
+		case "-blockdev", "-object", "-device", "-netdev", "-chardev", "-name", "-qmp", "-machine", "-accel":
 			var keys []string
 			for _, o := range options(argv[i]) {
 				k, _, _ := strings.Cut(o, "=")
@@ -235,7 +291,7 @@ func FuzzRender(f *testing.F) {
 			t.Errorf("options (-want +got):\n%s", diff)
 		}
 		for i, a := range got.Argv {
-			if a == "-drive" && options(got.Argv[i+1])[0] != "file="+path {
+			if a == "-blockdev" && !slices.Contains(options(got.Argv[i+1]), "file.filename="+path) {
 				t.Errorf("%q does not mean the file %q", got.Argv[i+1], path)
 			}
 		}
