@@ -67,7 +67,8 @@ func TestNothingIsInherited(t *testing.T) {
 
 // A VMM whose stderr never ends fills no disk.
 func TestStderrIsBounded(t *testing.T) {
-	s := spec(t, os.Args[0]+" flood 200000 >&2")
+	s := spec(t, "")
+	s.Argv[2] = "exec " + os.Args[0] + " flood 200000 " + Token(s.ID) + " >&2" // it is ended by its token
 	spawn(t, s)
 	eventually(t, "the end of the flood", contains(s.Log, "last words"))
 	var size int64
