@@ -36,4 +36,17 @@ type VolumeAttachment struct {
 	IsReadOnly bool   `json:"is_read_only"`
 	MountPoint string `json:"mount_point"` // where the guest's agent mounts it; "" for nowhere
 	AttachedAt string `json:"attached_at"`
+
+	// Pending says what a VM that could not be changed while it ran will see.
+	Pending PendingChange `json:"pending"`
 }
+
+// PendingChange is what becomes of an attachment when its VM ends or starts anew.
+type PendingChange string
+
+// The pending changes.
+const (
+	PendingNone   PendingChange = ""
+	PendingAttach PendingChange = "attach" // the running VM does not have the volume yet
+	PendingDetach PendingChange = "detach" // the running VM has it until it ends
+)

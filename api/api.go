@@ -50,6 +50,7 @@ type Client struct {
 	Image    *ImageOperation
 	Kernel   *KernelOperation
 	Key      *KeyOperation
+	Volume   *VolumeOperation
 	Binary   *BinaryOperation
 	Host     *HostOperation
 	SSH      *SSHOperation
@@ -71,7 +72,7 @@ func Open(_ context.Context, cfg Config) (*Client, error) {
 	return &Client{
 		Config: &ConfigOperation{c}, Cache: &CacheOperation{c},
 		VM: &VMOperation{c}, Snapshot: &SnapshotOperation{c}, Network: &NetworkOperation{c}, Image: &ImageOperation{c}, Kernel: &KernelOperation{c},
-		Key: &KeyOperation{c}, Binary: &BinaryOperation{c}, Host: &HostOperation{c}, SSH: &SSHOperation{c}, Init: &InitOperation{c},
+		Key: &KeyOperation{c}, Volume: &VolumeOperation{c}, Binary: &BinaryOperation{c}, Host: &HostOperation{c}, SSH: &SSHOperation{c}, Init: &InitOperation{c},
 		Exec: &ExecOperation{c}, CP: &CPOperation{c}, Console: &ConsoleOperation{c}, Log: &LogOperation{c},
 		core: c,
 	}, nil

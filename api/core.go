@@ -95,6 +95,8 @@ func (c *core) noticeRecovered(r op.Recovered) {
 		c.notice(what + " could not be mended yet: " + r.Err.Error())
 	case r.Kept:
 		c.notice(what + " was left in place as asked; remove it with 'mvm vm rm'")
+	case r.Kind == opVolumeResize:
+		c.notice(what + " ended; its size is what its file says")
 	case r.Forward:
 		c.notice(what + " was finished")
 	default:

@@ -15,16 +15,16 @@ import (
 	"github.com/mvmctl/mvm/internal/kernel"
 )
 
-// buildInitramfs returns the shared initramfs for a kernel and the file system of
-// a root, which is made if it is not there.
-func (c *core) buildInitramfs(ctx context.Context, k *mvm.KernelItem, fsType string) (string, error) {
+// buildInitramfs returns the shared initramfs for a kernel and the file systems that
+// a guest mounts, which is made if it is not there.
+func (c *core) buildInitramfs(ctx context.Context, k *mvm.KernelItem, fsTypes []string) (string, error) {
 	agent, err := c.agentFile()
 	if err != nil {
 		return "", err
 	}
 	spec := initramfs.BaseSpec{Agent: agent, Dir: c.paths.initramfs()}
 	if k.ModulesPath != "" {
-		if spec.Modules, err = kernel.BootModules(c.paths.abs(k.ModulesPath), fsType); err != nil {
+		if spec.Modules, err = kernel.BootModules(c.paths.abs(k.ModulesPath), fsTypes...); err != nil {
 			return "", mvm.Wrap(err, "read the modules of kernel", k.Name)
 		}
 	}

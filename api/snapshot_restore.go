@@ -116,7 +116,7 @@ func (o *SnapshotOperation) restoreOne(ctx context.Context, in SnapshotRestoreIn
 	if err != nil {
 		return nil, err
 	}
-	if p.initrd, err = c.buildInitramfs(ctx, p.kernel, p.image.FSType); err != nil {
+	if p.initrd, err = c.buildInitramfs(ctx, p.kernel, p.bootFSTypes()); err != nil {
 		return nil, err
 	}
 	progress.Send("restore", fmt.Sprintf("restoring %s from %s", name, snap.Name))

@@ -19,6 +19,9 @@ func attachedVolumes(ctx context.Context, q store.Queries, vmID string) ([]vmVol
 	}
 	var out []vmVolume
 	for _, at := range attached {
+		if at.Pending == mvm.PendingAttach { // the running VM does not have it
+			continue
+		}
 		v, err := q.GetVolume(ctx, at.VolumeID)
 		if err != nil {
 			return nil, err

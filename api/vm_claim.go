@@ -73,6 +73,9 @@ func (c *core) newJournal(st *store.Store) *op.Journal {
 		}
 		return forget(tx, vmID)
 	})
+	j.OnFinish(opVolumeRemove, func(tx *store.Tx, id string, _ []byte) error { return tx.DeleteVolume(tx.Context(), id) })
+	j.OnUndo(opAttach, unattach)
+	j.OnUndo(opVolumeResize, func(tx *store.Tx, id string, _ []byte) error { return c.recordVolumeSize(tx, id) })
 	stuck := func(tx *store.Tx, vmID string, _ []byte, reason string) error {
 		_, err := tx.SetVMStatus(tx.Context(), vmID, mvm.StatusError, reason)
 		return err

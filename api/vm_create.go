@@ -101,7 +101,7 @@ func (o *VMOperation) createOne(ctx context.Context, in VMCreateInput, progress 
 	if err != nil {
 		return nil, err
 	}
-	if p.initrd, err = c.buildInitramfs(ctx, p.kernel, p.image.FSType); err != nil {
+	if p.initrd, err = c.buildInitramfs(ctx, p.kernel, p.bootFSTypes()); err != nil {
 		return nil, err
 	}
 	planned := time.Now()

@@ -98,7 +98,7 @@ func (c *core) start(ctx context.Context, st *store.Store, vm *mvm.VMInstanceIte
 	if err != nil {
 		return err
 	}
-	if p.initrd, err = c.buildInitramfs(ctx, p.kernel, p.image.FSType); err != nil {
+	if p.initrd, err = c.buildInitramfs(ctx, p.kernel, p.bootFSTypes()); err != nil {
 		return err
 	}
 	undo, err := json.Marshal(claimed{vm.Status})

@@ -171,6 +171,13 @@ func (c *core) resolveRelations(ctx context.Context, vm *mvm.VMInstanceItem) err
 			vm.Image = x
 		}
 	}
+	for _, id := range vm.VolumeIDs {
+		for _, x := range inv.volumes {
+			if x.ID == id {
+				vm.Volumes = append(vm.Volumes, x)
+			}
+		}
+	}
 	for _, x := range inv.kernels {
 		if x.ID == vm.KernelID {
 			vm.Kernel = x

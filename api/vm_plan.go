@@ -91,6 +91,7 @@ func (c *core) planCreate(ctx context.Context, st *store.Store, inv *inventory, 
 		func() error { return p.resolveDisk(in.DiskSize) },
 		func() error { return p.resolveVolumes(inv, in.Volumes) },
 		func() (err error) { return p.resolveDriver(ctx, st, in) },
+		p.volumesFit,
 		func() error { return c.requireRoot("creating a VM", "vm", "create", in.Name) },
 		func() error { return c.firstUse(ctx, st, inv) },
 		func() error { return p.resolveKeys(inv, in.SSHKeys) },
@@ -203,6 +204,7 @@ func (p *vmPlan) bootConfig() (guest.BootConfig, error) {
 			DNS: strings.FieldsFunc(it.DNSServer, func(r rune) bool { return r == ',' || r == ' ' })},
 		SSH: guest.SSHConfig{User: *it.SSHUser, AuthorizedKeys: p.keyLines, HostKey: p.identity.HostKey},
 	}
+	cfg.Volumes = p.bootVolumes()
 	if !p.noAgent {
 		cfg.Agent = &guest.AgentParams{Transport: "virtio-serial", SerialName: "mvm.agent", Port: p.agentPort(), HostKey: p.identity.AgentKey,
 			AuthorizedKey: p.identity.ClientPublic, PowerOff: powerOff, Version: Version}

@@ -186,7 +186,7 @@ func (c *core) loadInto(ctx context.Context, st *store.Store, vm *mvm.VMInstance
 	if err != nil {
 		return err
 	}
-	if p.initrd, err = c.buildInitramfs(ctx, p.kernel, p.image.FSType); err != nil {
+	if p.initrd, err = c.buildInitramfs(ctx, p.kernel, p.bootFSTypes()); err != nil {
 		return err
 	}
 	another := l.meta.Snapshot.VMID != vm.ID

@@ -70,6 +70,9 @@ func (c *core) planFrom(ctx context.Context, st *store.Store, inv *inventory, vm
 func (p *vmPlan) finishStart(ctx context.Context) error {
 	p.item.Accel = p.probe.Accel
 	p.item.TapDevice = network.TapName(p.item.ID)
+	if err := p.volumesFit(); err != nil {
+		return err
+	}
 	if err := p.chooseJail(ctx); err != nil {
 		return err
 	}

@@ -168,15 +168,19 @@ func (s *vmmStep) Revert(ctx context.Context) error { return s.c.killVMM(ctx, s.
 
 func (c *core) decoders() map[string]op.Decoder {
 	return map[string]op.Decoder{
-		"dir":      decode(func() op.Step { return &dirStep{c: c} }),
-		"disk":     decode(func() op.Step { return &diskStep{c: c} }),
-		"seed":     decode(func() op.Step { return &seedStep{c: c} }),
-		"network":  decode(func() op.Step { return &netStep{c: c} }),
-		"tap":      decode(func() op.Step { return &tapStep{c: c} }),
-		"identity": decode(func() op.Step { return &identityStep{c: c} }),
-		"clear":    decode(func() op.Step { return &clearStep{c: c} }),
-		"act":      decode(func() op.Step { return &actStep{} }),
-		"vmm":      decode(func() op.Step { return &vmmStep{c: c} }),
+		"dir":           decode(func() op.Step { return &dirStep{c: c} }),
+		"disk":          decode(func() op.Step { return &diskStep{c: c} }),
+		"seed":          decode(func() op.Step { return &seedStep{c: c} }),
+		"network":       decode(func() op.Step { return &netStep{c: c} }),
+		"tap":           decode(func() op.Step { return &tapStep{c: c} }),
+		"identity":      decode(func() op.Step { return &identityStep{c: c} }),
+		"clear":         decode(func() op.Step { return &clearStep{c: c} }),
+		"act":           decode(func() op.Step { return &actStep{} }),
+		"plug":          decode(func() op.Step { return &plugStep{plugged: plugged{c: c}} }),
+		"unplug":        decode(func() op.Step { return &unplugStep{plugged: plugged{c: c}} }),
+		"volume":        decode(func() op.Step { return &volumeStep{c: c} }),
+		"volume-resize": decode(func() op.Step { return &resizeStep{c: c} }),
+		"vmm":           decode(func() op.Step { return &vmmStep{c: c} }),
 
 		"snapshot-dir":   decode(func() op.Step { return &snapDirStep{c: c} }),
 		"hold":           decode(func() op.Step { return &holdStep{c: c} }),

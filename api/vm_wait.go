@@ -199,6 +199,9 @@ func (c *core) waitFor(ctx context.Context, vm *mvm.VMInstanceItem, what WaitFor
 		return mvm.Errorf(mvm.ErrUnavailable, "the guest was not %s within %s", what.goal(), limit).
 			WithHint("it runs on; its console is in %s; wait longer with 'mvm vm wait %s --for %s'", deref(vm.SerialOutputPath), vm.Name, what)
 	}
+	if err == nil && what == WaitReady {
+		c.mountVolumes(ctx, vm)
+	}
 	return err
 }
 

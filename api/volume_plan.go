@@ -8,6 +8,7 @@ import (
 	"slices"
 
 	"github.com/mvmctl/mvm"
+	"github.com/mvmctl/mvm/internal/disk"
 	"github.com/mvmctl/mvm/internal/store"
 	"github.com/mvmctl/mvm/internal/vmm"
 )
@@ -60,10 +61,18 @@ func (p *vmPlan) loadVolumes(ctx context.Context, tx *store.Tx) error {
 	if inv.attachments, err = tx.ListAttachmentsOfVM(ctx, p.item.ID); err != nil || len(inv.attachments)+len(p.volumes) == 0 {
 		return err
 	}
+	for _, a := range inv.attachments {
+		if err := volumeFree(ctx, tx, a.VolumeID); err != nil {
+			return err
+		}
+	}
 	if inv.volumes, err = tx.ListVolumes(ctx); err != nil {
 		return err
 	}
-	return p.findVolumes(inv)
+	if err := p.findVolumes(inv); err != nil {
+		return err
+	}
+	return p.volumesFit()
 }
 
 // findVolumes puts the volumes that the VM has into its plan, in their order.
@@ -71,7 +80,7 @@ func (p *vmPlan) loadVolumes(ctx context.Context, tx *store.Tx) error {
 func (p *vmPlan) findVolumes(inv *inventory) error {
 	p.volumes = nil
 	for _, at := range inv.attachments {
-		if at.VMID != p.item.ID {
+		if at.VMID != p.item.ID || at.Pending == mvm.PendingDetach {
 			continue
 		}
 		i := slices.IndexFunc(inv.volumes, func(v *mvm.VolumeItem) bool { return v.ID == at.VolumeID })
@@ -95,6 +104,21 @@ func (p *vmPlan) checkVolumes() error {
 			}
 			return e.WithHint("put it back, or go without it: 'mvm volume detach %s %s'", p.item.Name, v.item.Name)
 		}
+		if err := disk.Standalone(p.c.paths.abs(v.item.Path), v.item.Format); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// volumesFit refuses by name what the VM's hypervisor cannot use. Firecracker would
+// hand the guest the bytes of a qcow2 file as they are.
+func (p *vmPlan) volumesFit() error {
+	for _, v := range p.volumes {
+		if v.item.Format != disk.Raw && !p.probe.Capabilities.Qcow2 {
+			return mvm.Errorf(mvm.ErrUnsupported, "volume %s is %s, and %s takes raw volumes only", mvm.Quote(v.item.Name), v.item.Format, p.driver.Name()).
+				WithHint("make a raw volume with 'mvm volume create', or use --hypervisor qemu")
+		}
 	}
 	return nil
 }
@@ -102,6 +126,9 @@ func (p *vmPlan) checkVolumes() error {
 // reserveVolumes attaches the volumes of a new VM to it.
 func (p *vmPlan) reserveVolumes(ctx context.Context, tx *store.Tx) error {
 	for i := range p.volumes {
+		if err := volumeFree(ctx, tx, p.volumes[i].item.ID); err != nil {
+			return err
+		}
 		a := &p.volumes[i].at
 		a.VMID = p.item.ID
 		if err := tx.AttachVolume(ctx, a); err != nil {

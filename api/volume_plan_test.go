@@ -9,6 +9,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/mvmctl/mvm"
+	"github.com/mvmctl/mvm/internal/disk"
 	"github.com/mvmctl/mvm/internal/vmm"
 )
 
@@ -20,7 +21,13 @@ func (w *world) volume(m *Client, v mvm.VolumeItem) *mvm.VolumeItem {
 		v.Format = "raw"
 	}
 	v.Path = "volumes/" + v.ID + "." + v.Format
-	w.file(m.core.paths.abs(v.Path), 1<<20)
+	path := m.core.paths.abs(v.Path)
+	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+		w.t.Fatal(err)
+	}
+	if err := disk.MakeVolume(w.t.Context(), nil, disk.Volume{Path: path, Format: v.Format, Size: 1 << 20}); err != nil {
+		w.t.Fatal(err)
+	}
 	st, err := m.core.open(w.t.Context())
 	if err == nil {
 		err = st.InsertVolume(w.t.Context(), &v)

@@ -136,6 +136,17 @@ func (w *world) state() []string {
 			add("lease %s %s", l.IPv4, deref(l.VMID))
 		}
 	}
+	volumes, err5 := st.ListVolumes(ctx)
+	attached, err6 := st.ListAttachments(ctx)
+	if err := errors.Join(err5, err6); err != nil {
+		w.t.Fatal(err)
+	}
+	for _, v := range volumes {
+		add("volume %s %s %s %d %s by %q", v.ID, v.Name, v.Format, v.SizeBytes, v.Status, deref(v.VMID))
+	}
+	for _, a := range attached {
+		add("volume %s on %s ro=%v at %q pending=%q", a.VolumeID, a.VMID, a.IsReadOnly, a.MountPoint, a.Pending)
+	}
 	for _, o := range ops {
 		add("operation %s %s %s", o.Kind, o.Subject, o.State)
 	}
@@ -154,7 +165,7 @@ func (w *world) state() []string {
 func (w *world) files() []string {
 	var out []string
 	root := filepath.Join(w.dir, "cache")
-	for _, part := range []string{"vms", "ops"} {
+	for _, part := range []string{"vms", "ops", "volumes"} {
 		err := filepath.WalkDir(filepath.Join(root, part), func(path string, d fs.DirEntry, err error) error {
 			switch {
 			case errors.Is(err, fs.ErrNotExist):

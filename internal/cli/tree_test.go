@@ -119,6 +119,7 @@ func TestReferenceWords(t *testing.T) {
 		"vm list", "vm ls", "vm ps", "vm remove", "vm rm", "vm delete", "vm del", "net ls", "network list", "img ls", "image del", "kernel rm",
 		"kernel remove", "key list", "image default", "kernel default", "kernel import", "host status", "init", "ssh", "completion", "version",
 		"exec", "logs", "console", "cp",
+		"volume create", "vol create", "volume rm", "volume remove", "volume delete", "volume del", "volume ls", "volume list", "volume inspect", "volume resize", "volume attach", "volume detach",
 	} {
 		cmd, rest, err := root.Find(strings.Fields(words))
 		if err != nil || len(rest) > 0 || cmd.HasSubCommands() {
@@ -130,12 +131,20 @@ func TestReferenceWords(t *testing.T) {
 		"config ls":    "json",
 		"config reset": "all force json",
 
+		"volume create":  "format read-only ro shareable writeback sparse mkfs json",
+		"volume rm":      "force json",
+		"volume ls":      "json long",
+		"volume inspect": "json",
+		"volume resize":  "force json",
+		"volume attach":  "read-only ro mount json",
+		"volume detach":  "json",
+
 		"key import":  "default force json",
 		"key default": "clear json",
 		"key export":  "force json",
 		"key inspect": "json",
 		"key rm":      "force json",
-		"vm create":   "image kernel vcpu mem memory disk-size ip mac network net ssh-key user no-pci nested-virt disable-nested-virt cpu-template enable-logging disable-logging enable-metrics disable-metrics lsm-flags boot-args console skip-cleanup count atomic hypervisor wait wait-timeout no-agent no-jailer json",
+		"vm create":   "image kernel vcpu mem memory disk-size ip mac network net ssh-key user volume no-pci nested-virt disable-nested-virt cpu-template enable-logging disable-logging enable-metrics disable-metrics lsm-flags boot-args console skip-cleanup count atomic hypervisor wait wait-timeout no-agent no-jailer json",
 		"vm ls":       "json long",
 		"vm ps":       "json",
 		"vm inspect":  "json",

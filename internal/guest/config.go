@@ -2,6 +2,8 @@
 // guest share. The guest-side program is in guest/agent and guest/boot.
 package guest
 
+import "github.com/mvmctl/mvm/internal/guest/wire"
+
 // Paths inside our initramfs and, after the root was switched, inside /run.
 const (
 	InitPath     = "/init"             // mvm-agent in the role of PID 1
@@ -29,6 +31,8 @@ type BootConfig struct {
 	PowerOff   string       `json:"power_off"`       // "acpi": power off; "reboot": the VMM ends on reboot (Firecracker)
 	MachineID  string       `json:"machine_id"`      // 32 hex digits
 	Entropy    []byte       `json:"entropy"`         // mixed into the guest's random pool
+
+	Volumes []wire.Volume `json:"volumes,omitempty"` // to be mounted before the init starts
 }
 
 // NewIdentity makes another machine of a guest that was restored from a snapshot

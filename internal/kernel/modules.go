@@ -170,9 +170,9 @@ func softNames(mods map[string]Module) map[string]string {
 }
 
 // BootModules returns the module files below modulesDir that a guest with a
-// root of type fsType ("" for any) loads in its initramfs, in load order. A
-// kernel that has all it needs built in gives none.
-func BootModules(modulesDir, fsType string) ([]string, error) {
+// root and data disks of these types ("" for any) loads in its initramfs, in load
+// order. A kernel that has all it needs built in gives none.
+func BootModules(modulesDir string, fsTypes ...string) ([]string, error) {
 	if modulesDir == "" {
 		return nil, nil
 	}
@@ -180,8 +180,11 @@ func BootModules(modulesDir, fsType string) ([]string, error) {
 	if err != nil {
 		return nil, err
 	}
-	want := slices.Concat(bootModules, fsModules[fsType])
-	if fsType == "" {
+	want := slices.Clone(bootModules)
+	for _, fsType := range fsTypes {
+		want = append(want, fsModules[fsType]...)
+	}
+	if slices.Contains(fsTypes, "") {
 		want = allBootModules()
 	}
 	order, err := LoadOrder(mods, want)

@@ -193,6 +193,8 @@ func fill(v reflect.Value, text string, n int) {
 		v.SetBool(n%2 == 1)
 	case reflect.Int, reflect.Int64:
 		v.SetInt(int64(1000 + n))
+	case reflect.Uint32:
+		v.SetUint(uint64(1000 + n))
 	case reflect.Float64:
 		v.SetFloat(float64(n) + 0.5)
 	case reflect.Pointer:

@@ -69,10 +69,10 @@ func (q Queries) attachments(ctx context.Context, cond string, args ...any) ([]m
 	all := []mvm.VolumeAttachment{}
 	err := q.each(ctx, func(r *sql.Rows) error {
 		var a mvm.VolumeAttachment
-		err := r.Scan(&a.VolumeID, &a.VMID, &a.Position, &a.IsReadOnly, &a.MountPoint, &a.AttachedAt)
+		err := r.Scan(&a.VolumeID, &a.VMID, &a.Position, &a.IsReadOnly, &a.MountPoint, &a.AttachedAt, &a.Pending)
 		all = append(all, a)
 		return err
-	}, "select volume_id, vm_id, position, is_read_only, mount_point, attached_at from volume_attachments where "+cond+" order by vm_id, position", args...)
+	}, "select volume_id, vm_id, position, is_read_only, mount_point, attached_at, pending from volume_attachments where "+cond+" order by vm_id, position", args...)
 	if err != nil {
 		return nil, q.fail(err)
 	}
@@ -100,8 +100,8 @@ func (q Queries) AttachVolume(ctx context.Context, a *mvm.VolumeAttachment) erro
 			return tx.fail(err)
 		}
 		a.AttachedAt = now()
-		_, err = tx.exec(ctx, "insert into volume_attachments (volume_id, vm_id, position, is_read_only, mount_point, attached_at) values (?, ?, ?, ?, ?, ?)",
-			a.VolumeID, a.VMID, a.Position, a.IsReadOnly, a.MountPoint, a.AttachedAt)
+		_, err = tx.exec(ctx, "insert into volume_attachments (volume_id, vm_id, position, is_read_only, mount_point, attached_at, pending) values (?, ?, ?, ?, ?, ?, ?)",
+			a.VolumeID, a.VMID, a.Position, a.IsReadOnly, a.MountPoint, a.AttachedAt, string(a.Pending))
 		return tx.fail(err)
 	})
 }
@@ -136,6 +136,12 @@ func (q Queries) mayAttach(ctx context.Context, v *mvm.VolumeItem, a *mvm.Volume
 		return refuse(mvm.ErrConflict, "attach it read-only: "+v.Name+":ro; who writes must have it alone", "VM %s has it already", mvm.Quote(vmName))
 	}
 	return nil
+}
+
+// PendAttachment notes what becomes of an attachment when its VM ends or starts anew.
+func (q Queries) PendAttachment(ctx context.Context, id, vmID string, change mvm.PendingChange) error {
+	_, err := q.exec(ctx, "update volume_attachments set pending = ? where volume_id = ? and vm_id = ?", string(change), id, vmID)
+	return q.fail(err)
 }
 
 // DetachVolume takes a volume from a VM. One that is not on it is no error.

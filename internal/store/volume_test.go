@@ -178,3 +178,42 @@ func TestAttachVolumeAtOnce(t *testing.T) {
 		t.Errorf("%d write to it", len(won))
 	}
 }
+
+// What could not be changed in a running VM is as it should be when it has ended, or
+// starts anew.
+func TestPendingAttachments(t *testing.T) {
+	for _, status := range []mvm.VMStatus{mvm.StatusStopped, mvm.StatusCrashed, mvm.StatusStarting} {
+		st, ctx := withVolumes(t), t.Context()
+		later := at("one", "a", false)
+		later.Pending = mvm.PendingAttach
+		must(t, st.AttachVolume(ctx, later))
+		must(t, st.AttachVolume(ctx, at("two", "a", false)))
+		must(t, st.PendAttachment(ctx, "two", "a", mvm.PendingDetach))
+		must(t, st.AttachVolume(ctx, at("shared", "b", true)))
+		must(t, st.PendAttachment(ctx, "shared", "b", mvm.PendingDetach))
+		check := func(want ...string) {
+			t.Helper()
+			all, err := st.ListAttachments(ctx)
+			must(t, err)
+			got := []string{}
+			for _, a := range all {
+				got = append(got, a.VMID+" "+a.VolumeID+" "+string(a.Pending))
+			}
+			if d := cmp.Diff(want, got); d != "" {
+				t.Errorf("%s (-want +got):\n%s", status, d)
+			}
+		}
+		_, err := st.SetVMStatus(ctx, "a", mvm.StatusPaused, "")
+		must(t, err)
+		check("a one attach", "a two detach", "b shared detach")
+		_, err = st.SetVMStatus(ctx, "a", status, "")
+		must(t, err)
+		check("a one ", "b shared detach")
+		if v, err := st.GetVolume(ctx, "two"); err != nil || v.Status != mvm.VolumeAvailable {
+			t.Errorf("%s: %+v, %v", status, v, err)
+		}
+		if m, err := st.GetVM(ctx, "a"); err != nil || len(m.VolumeIDs) != 1 || m.Status != status {
+			t.Errorf("%s: %+v, %v", status, m, err)
+		}
+	}
+}

@@ -136,7 +136,7 @@ func number(key string, n json.Number) string {
 		return n.String()
 	}
 	switch {
-	case strings.HasSuffix(key, "_bytes"):
+	case strings.HasSuffix(key, "_bytes"), strings.HasSuffix(key, "-size"): // the latter as qemu-img writes it
 		return Size(i) + " (" + n.String() + " bytes)"
 	case strings.HasSuffix(key, "_mib"):
 		return n.String() + " MiB"
@@ -155,7 +155,7 @@ func label(key string) string {
 	for _, unit := range []string{"_bytes", "_mib", "_sec"} {
 		key = strings.TrimSuffix(key, unit)
 	}
-	words := strings.Split(key, "_")
+	words := strings.FieldsFunc(key, func(r rune) bool { return r == '_' || r == '-' })
 	for i, w := range words {
 		switch {
 		case slices.Contains(acronyms, w):

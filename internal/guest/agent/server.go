@@ -166,6 +166,8 @@ func (s *Server) global(r *ssh.Request) (any, error) {
 			return nil, err
 		}
 		return struct{}{}, s.newIdentity(&n)
+	case wire.ReqVolumeTake, wire.ReqVolumeRelease:
+		return s.volume(r)
 	}
 	return nil, fmt.Errorf("the agent does not know the request %q", r.Type)
 }

@@ -129,6 +129,10 @@ func prepare(con console, cfg *guest.BootConfig, ph *phases) (agentConfig *os.Fi
 		report("open the agent's configuration", err)
 	}
 	ph.done("install agent")
+	for _, v := range cfg.Volumes {
+		report("volume for "+v.Mount, mountAtBoot(root, v))
+	}
+	ph.done("volumes")
 	if err := moveMounts(root); err != nil {
 		return nil, err
 	}
