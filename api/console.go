@@ -11,6 +11,7 @@ import (
 
 	"github.com/mvmctl/mvm"
 	"github.com/mvmctl/mvm/internal/fsx"
+	"github.com/mvmctl/mvm/internal/guest"
 	"github.com/mvmctl/mvm/internal/proc"
 	"github.com/mvmctl/mvm/internal/vmm"
 )
@@ -103,7 +104,8 @@ func (o *ConsoleOperation) Kill(ctx context.Context, identifier string) (bool, e
 }
 
 // Attach connects a running VM's console with stdio until the detach keys are
-// typed (Ctrl-X, then D), the input or ctx ends, or the other side closes.
+// typed (Ctrl-X, then D), the input or ctx ends, or the other side closes. The
+// guest's agent, if there is one, is told the size of the terminal.
 func (o *ConsoleOperation) Attach(ctx context.Context, identifier string, stdio StreamIO) (ConsoleEnd, error) {
 	const what = "attach to the console of"
 	info, err := o.GetConnectionInfo(ctx, identifier)
@@ -124,8 +126,49 @@ func (o *ConsoleOperation) Attach(ctx context.Context, identifier string, stdio 
 	if err != nil {
 		return "", mvm.Wrap(err, what, info.VMName)
 	}
+	if stdio.Terminal != nil {
+		ended, stop := context.WithCancel(ctx)
+		defer stop()
+		go o.resize(ended, info.VMID, *stdio.Terminal, stdio.Resize)
+	}
 	end, err := view(ctx, conn, stdio)
 	return end, mvm.Wrap(err, what, info.VMName)
+}
+
+// resize tells the guest how large the viewer's terminal is, as long as its agent
+// answers; of several viewers the last who said so counts. Without an agent a
+// console is used as it was before there were sizes.
+func (o *ConsoleOperation) resize(ctx context.Context, vm string, first TerminalSize, changes <-chan TerminalSize) {
+	var client *agentConn
+	for {
+		var err error
+		if _, client, err = o.core.openAgent(ctx, vm, "resize the console of", agentLoginAs{}); err == nil {
+			break
+		}
+		if ctx.Err() != nil || !errors.Is(err, mvm.ErrUnavailable) {
+			return
+		}
+		select { // it boots, which is what consoles are watched for
+		case <-ctx.Done():
+			return
+		case <-time.After(askAgain):
+		}
+	}
+	defer func() { _ = client.Close() }()
+	for size := first; ; {
+		if client.ResizeConsole(ctx, guest.Size{Cols: size.Cols, Rows: size.Rows}) != nil {
+			return // an older agent
+		}
+		var ok bool
+		select {
+		case <-ctx.Done():
+			return
+		case size, ok = <-changes:
+			if !ok {
+				return
+			}
+		}
+	}
 }
 
 func (o *ConsoleOperation) find(ctx context.Context, identifier string) (*mvm.VMInstanceItem, error) {

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/mvmctl/mvm"
+	"github.com/mvmctl/mvm/internal/supervisor"
 )
 
 // LogOperation reads what VMs have logged. They need not run.
@@ -23,6 +24,10 @@ type LogInput struct {
 	OS         bool  // the VMM's own log instead of what the guest's serial console showed
 	Lines      *int  // how many of the last lines; nil takes settings.vm log_lines, less than 0 all that is kept
 	Follow     *bool // go on with what comes; nil takes settings.vm log_follow
+
+	// Timestamps puts the time at which it came and a blank before each line, in UTC
+	// (RFC 3339, milliseconds), or "-" where nothing tells.
+	Timestamps bool
 }
 
 // Limits of reading logs.
@@ -69,7 +74,7 @@ func (o *LogOperation) find(ctx context.Context, in LogInput) (*logReader, int, 
 	if in.OS {
 		path = deref(vm.LogPath)
 	}
-	f := &logReader{path: path, follow: or(in.Follow, set.flag("settings.vm", "log_follow"))}
+	f := &logReader{path: path, follow: or(in.Follow, set.flag("settings.vm", "log_follow")), times: in.Timestamps}
 	if _, err := os.Stat(path); errors.Is(err, fs.ErrNotExist) && !f.follow {
 		return nil, 0, mvm.Errorf(mvm.ErrNotFound, "it has not logged anything yet").On("read the log of", vm.Name).WithHint("start it with 'mvm vm start %s'", vm.Name)
 	}
@@ -84,10 +89,14 @@ var errStopped = errors.New("stopped")
 type logReader struct {
 	path   string
 	follow bool
+	times  bool // before each line
 
-	file *os.File
-	read int64 // of file
-	part []byte
+	file   *os.File
+	stamps *supervisor.Stamps // of file
+	read   int64              // of file
+	last   []byte             // what was read last of file, up to logMemory
+	part   []byte             // what has no end of line yet
+	partAt string             // when that began
 }
 
 // lineFunc takes a line; its error ends the reading.
@@ -106,7 +115,7 @@ func (l *logReader) run(ctx context.Context, last int, emit lineFunc) error {
 		}
 	}
 	if !l.follow && len(l.part) > 0 {
-		_ = t.add(string(l.part)) // never fails
+		_ = t.add(l.partAt + string(l.part)) // never fails
 	}
 	for _, s := range t.kept {
 		if err := emit(s); err != nil {
@@ -129,7 +138,7 @@ func (l *logReader) watch(ctx context.Context, emit lineFunc) error {
 		}
 		if _, err := os.Stat(filepath.Dir(l.path)); err != nil {
 			if len(l.part) > 0 {
-				return emit(string(l.part))
+				return emit(l.partAt + string(l.part))
 			}
 			return nil
 		}
@@ -142,7 +151,7 @@ func (l *logReader) watch(ctx context.Context, emit lineFunc) error {
 }
 
 // more reads what came since. A file that was rotated away is read to its end
-// before the next; one that became shorter was begun anew.
+// before the next; one that became shorter, or has other content, was begun anew.
 func (l *logReader) more(ctx context.Context, emit lineFunc) error {
 	now, err := os.Stat(l.path)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -158,12 +167,11 @@ func (l *logReader) more(ctx context.Context, emit lineFunc) error {
 		}
 	}
 	switch {
-	case was != nil && os.SameFile(was, now) && now.Size() < l.read:
+	case was != nil && os.SameFile(was, now) && (now.Size() < l.read || !l.unchanged()):
 		l.part = nil
-		if _, err := l.file.Seek(0, io.SeekStart); err != nil {
+		if err := l.open(l.path); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return err
 		}
-		l.read = 0
 	case was == nil || !os.SameFile(was, now):
 		if err := l.drain(ctx, emit); err != nil {
 			return err
@@ -183,11 +191,25 @@ func (l *logReader) more(ctx context.Context, emit lineFunc) error {
 	return l.drain(ctx, emit)
 }
 
+// logMemory is how much of what was read last is compared with what stands there
+// now.
+const logMemory = 256
+
+// unchanged reports whether what was read last still stands where it was read.
+func (l *logReader) unchanged() bool {
+	there := make([]byte, len(l.last))
+	n, _ := l.file.ReadAt(there, l.read-int64(len(there)))
+	return bytes.Equal(there[:n], l.last)
+}
+
 func (l *logReader) open(path string) error {
 	l.close()
 	f, err := os.Open(path)
 	if err == nil {
-		l.file, l.read = f, 0
+		l.file, l.read, l.last = f, 0, nil
+	}
+	if err == nil && l.times {
+		l.stamps = supervisor.OpenStamps(path, f)
 	}
 	return err
 }
@@ -197,6 +219,22 @@ func (l *logReader) close() {
 		_ = l.file.Close()
 		l.file = nil
 	}
+	if l.stamps != nil {
+		l.stamps.Close()
+		l.stamps = nil
+	}
+}
+
+// at returns the time of the line that begins at an offset of the file, as it is
+// put before the line.
+func (l *logReader) at(offset int64) string {
+	if l.stamps == nil {
+		return ""
+	}
+	if at := l.stamps.At(offset); !at.IsZero() {
+		return at.UTC().Format("2006-01-02T15:04:05.000Z ")
+	}
+	return "- "
 }
 
 // drain reads to the end of the file. What stands there without an end of line is
@@ -208,7 +246,12 @@ func (l *logReader) drain(ctx context.Context, emit lineFunc) error {
 	buf := make([]byte, 32<<10)
 	for ctx.Err() == nil {
 		n, err := l.file.Read(buf)
+		if n > 0 && len(l.part) == 0 {
+			l.partAt = l.at(l.read)
+		}
 		l.read += int64(n)
+		l.last = append(l.last, buf[:n]...)
+		l.last = append([]byte(nil), l.last[max(0, len(l.last)-logMemory):]...)
 		l.part = append(l.part, buf[:n]...)
 		if emitErr := l.cut(emit); emitErr != nil {
 			return emitErr
@@ -238,7 +281,11 @@ func (l *logReader) cut(emit lineFunc) error {
 		}
 		line := rest[:end]
 		rest = rest[next:]
-		if err := emit(string(bytes.TrimRight(line, "\r"))); err != nil {
+		at := l.partAt
+		if len(rest) > 0 {
+			l.partAt = l.at(l.read - int64(len(rest)))
+		}
+		if err := emit(at + string(bytes.TrimRight(line, "\r"))); err != nil {
 			return err
 		}
 	}

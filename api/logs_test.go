@@ -108,6 +108,38 @@ func TestLogFollow(t *testing.T) {
 	}
 }
 
+// A log that was begun anew between two looks, and is as long again, is noticed.
+func TestLogFollowAcrossATruncation(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "log")
+	put(t, path, "first\n")
+	ctx, cancel := context.WithCancel(t.Context())
+	var got []string
+	err := (&logReader{path: path, follow: true}).run(ctx, -1, func(s string) error {
+		switch got = append(got, s); s {
+		case "first":
+			put(t, path, "other\nsecond\n")
+		case "second":
+			cancel()
+		}
+		return nil
+	})
+	if d := cmp.Diff([]string{"first", "other", "second"}, got); d != "" || !errors.Is(err, context.Canceled) {
+		t.Errorf("%v\n%s", err, d)
+	}
+}
+
+func TestLogTimes(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "log")
+	put(t, path, "a\nb\nend")
+	var got []string
+	if err := (&logReader{path: path, times: true}).run(t.Context(), -1, func(s string) error { got = append(got, s); return nil }); err != nil {
+		t.Fatal(err)
+	}
+	if d := cmp.Diff([]string{"- a", "- b", "- end"}, got); d != "" {
+		t.Errorf("nothing tells the times: %s", d)
+	}
+}
+
 func TestLogFollowEnds(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "log")
 	put(t, path, "a\n")

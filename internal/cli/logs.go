@@ -29,7 +29,7 @@ made visible; otherwise lines are printed as the guest wrote them.`,
 		Example: `  mvm logs web
   mvm logs web -n all > boot.log
   mvm logs web --os
-  mvm logs web -f`,
+  mvm logs web -f -t`,
 		Args:              needs(1, 1, "a VM"),
 		ValidArgsFunction: a.completeVMs(1),
 	}
@@ -37,6 +37,7 @@ made visible; otherwise lines are printed as the guest wrote them.`,
 	f.BoolVar(&o.input.OS, "os", false, "the log of the VMM instead of the guest's console")
 	f.StringVarP(&o.lines, "lines", "n", "", "how many of the last lines, or all")
 	f.BoolVarP(&o.follow, "follow", "f", false, "go on with what comes")
+	f.BoolVarP(&o.input.Timestamps, "timestamps", "t", false, "the time at which each line came before it, in UTC")
 	return a.command(cmd, "Log.Stream", func(ctx context.Context, m *api.Client, args []string) error {
 		if cmd.Flags().Changed("lines") {
 			n, err := lineCount(o.lines)

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/crypto/ssh"
@@ -15,11 +16,12 @@ import (
 )
 
 // How long a guest may take to answer. A guest that is slow (software emulation,
-// a host under load) takes seconds; one that never answers must not hang a
-// command.
+// a host under load, a hundred commands at once) takes seconds; one that never
+// answers must not hang a command.
 const (
-	DialLimit    = 20 * time.Second // to connect and log in, when the caller's context has no deadline
-	RequestLimit = 20 * time.Second // for one request, unless its comment says otherwise
+	DialLimit    = 20 * time.Second // without a byte while connecting and logging in
+	LoginLimit   = 2 * time.Minute  // for all of that, when the caller's context has no deadline
+	RequestLimit = time.Minute      // for one request, unless its comment says otherwise
 	SyncLimit    = 2 * time.Minute  // for Sync: a slow disk may have much to write
 )
 
@@ -70,14 +72,21 @@ func login(ctx context.Context, dial DialFunc, l Login, agent bool) (*Client, er
 	}
 	if _, ok := ctx.Deadline(); !ok {
 		var cancel context.CancelFunc
-		ctx, cancel = context.WithTimeout(ctx, DialLimit)
+		ctx, cancel = context.WithTimeout(ctx, LoginLimit)
 		defer cancel()
 	}
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	silence := time.AfterFunc(DialLimit, func() { cancel(errSilent) })
+	defer silence.Stop()
 	began := time.Now()
 	c, err := dial(ctx)
 	if err != nil {
 		return nil, unanswered(ctx, err, began)
 	}
+	listening := &listener{Conn: c, silence: silence}
+	defer listening.loggedIn.Store(true)
+	c = listening
 	stop := context.AfterFunc(ctx, func() { _ = c.Close() })
 	sc, chans, reqs, err := ssh.NewClientConn(c, "guest", clientConfig(l))
 	if !stop() && err == nil { // the context ended in the last moment: c is closed
@@ -88,6 +97,25 @@ func login(ctx context.Context, dial DialFunc, l Login, agent bool) (*Client, er
 		return nil, loginError(ctx, err, l, began)
 	}
 	return &Client{conn: ssh.NewClient(sc, chans, reqs), agent: agent, user: l.User}, nil
+}
+
+// errSilent ends a login to a guest that says nothing.
+var errSilent = errors.New("the guest says nothing")
+
+// listener puts the end of patience off with each byte that comes until somebody is
+// logged in.
+type listener struct {
+	net.Conn
+	silence  *time.Timer
+	loggedIn atomic.Bool
+}
+
+func (l *listener) Read(p []byte) (int, error) {
+	n, err := l.Conn.Read(p)
+	if n > 0 && !l.loggedIn.Load() {
+		l.silence.Reset(DialLimit)
+	}
+	return n, err
 }
 
 func clientConfig(l Login) *ssh.ClientConfig {
@@ -129,7 +157,7 @@ func loginError(ctx context.Context, err error, l Login, began time.Time) error 
 
 // unanswered is the error for a guest that does not talk to us.
 func unanswered(ctx context.Context, err error, began time.Time) error {
-	if errors.Is(ctx.Err(), context.Canceled) {
+	if errors.Is(ctx.Err(), context.Canceled) && !errors.Is(context.Cause(ctx), errSilent) {
 		return context.Canceled
 	}
 	if ctx.Err() != nil {

@@ -81,6 +81,12 @@ func (c *Client) SetIdentity(ctx context.Context, n NewIdentity) error {
 	return c.request(ctx, wire.ReqIdentity, SyncLimit, n, nil)
 }
 
+// ResizeConsole tells the guest how large the terminal is at which its serial
+// console is shown.
+func (c *Client) ResizeConsole(ctx context.Context, size Size) error {
+	return c.request(ctx, wire.ReqConsole, RequestLimit, wire.ConsoleSize{Cols: size.Cols, Rows: size.Rows}, nil)
+}
+
 // SFTP opens a file transfer session as the connection's user. Closing it leaves
 // the client open. Its calls end when the client is closed.
 func (c *Client) SFTP(ctx context.Context) (*sftp.Client, error) {

@@ -107,10 +107,9 @@ func (v *supervised) prepare() error {
 	if err := v.log.open(); err != nil {
 		return fmt.Errorf("open the VMM's log: %w", err)
 	}
-	if err := v.log.f.Truncate(0); err != nil { // it is that of the last run
+	if err := v.log.restart(); err != nil { // it is that of the last run
 		return fmt.Errorf("clear the VMM's log: %w", err)
 	}
-	v.log.size = 0
 	var err error
 	if v.console, err = newConsole(v.spec); err != nil {
 		return err

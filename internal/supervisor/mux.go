@@ -17,7 +17,7 @@ import (
 // Limits of the channel to the guest.
 const (
 	redial       = 100 * time.Millisecond // between tries to reach the VMM's socket
-	connectLimit = 10 * time.Second       // for the guest to answer a CONNECT
+	connectLimit = 30 * time.Second       // for the guest to answer a CONNECT: more than callers wait
 	maxStreams   = 256
 )
 
@@ -46,7 +46,7 @@ type muxer struct {
 	slots chan struct{}
 
 	mu      sync.Mutex
-	session *yamux.Session
+	session *mux.Session
 }
 
 // hold keeps one session until it ends.
@@ -69,7 +69,7 @@ func (m *muxer) hold(ctx context.Context, device string) {
 	_ = s.Close()
 }
 
-func (m *muxer) set(s *yamux.Session) {
+func (m *muxer) set(s *mux.Session) {
 	m.mu.Lock()
 	m.session = s
 	m.mu.Unlock()
@@ -113,13 +113,16 @@ func (m *muxer) serve(ctx context.Context, conn net.Conn) {
 	defer func() { _ = stream.Close() }()
 	stop := context.AfterFunc(ctx, func() { _ = stream.Close() })
 	defer stop()
-	_ = stream.SetDeadline(time.Now().Add(connectLimit))
+	asked := time.Now()
+	_ = stream.SetDeadline(asked.Add(connectLimit))
 	if mux.WriteConnect(stream, port) != nil {
 		return
 	}
 	if _, err := mux.ReadOK(stream); err != nil {
-		if errors.Is(err, yamux.ErrTimeout) {
-			_ = s.Close() // a guest that was reset answers nothing: begin anew with its handshake
+		// A guest that was reset answers nothing: begin anew with its handshake. One
+		// that is busy says something on other streams, which must not suffer.
+		if errors.Is(err, yamux.ErrTimeout) && s.Heard().Before(asked) {
+			_ = s.Close()
 		}
 		return
 	}
@@ -134,7 +137,7 @@ func (m *muxer) serve(ctx context.Context, conn net.Conn) {
 // pipe copies both ways until both are done. The end of one direction is passed
 // on; closing a yamux stream ends its writing side only. The end of the session is
 // that of both directions, though a stream reads it as an ordinary end.
-func pipe(conn, stream net.Conn, s *yamux.Session) {
+func pipe(conn, stream net.Conn, s *mux.Session) {
 	done := make(chan struct{})
 	go func() {
 		_, _ = io.Copy(stream, conn)

@@ -330,13 +330,23 @@ func (m *machine) console() {
 		t.Errorf("console --state: %q", got)
 	}
 	x, y := newTerminal(t), newTerminal(t)
-	a, b := m.on(x, "console", "g-1"), m.on(y, "console", "g-1")
-	for _, v := range []*terminal{x, y} {
-		v.expect("Tiny Linux is up") // shown to who comes late
-	}
+	a := m.on(x, "console", "g-1")
+	x.expect("Tiny Linux is up")
+	y.resize(93, 31)
+	b := m.on(y, "console", "g-1")
+	y.expect("Tiny Linux is up") // shown to who comes late
 	m.must("exec", "g-1", "--", "sh", "-c", "echo said by the guest > /dev/console")
 	for _, v := range []*terminal{x, y} {
 		v.expect("said by the guest")
+	}
+	for _, size := range []string{"31 93", "22 77"} { // of the terminal of who came last, and when it changes
+		if size == "22 77" {
+			y.resize(77, 22)
+		}
+		m.until("the console has the size "+size, func() bool {
+			got := m.must("exec", "g-1", "--", "sh", "-c", "stty size < /dev/ttyS0")
+			return got == size+"\n"
+		})
 	}
 	x.typing("\x18d")
 	x.expect("detached")
@@ -368,6 +378,12 @@ func (m *machine) logs() {
 		t.Errorf("logs -n 1: %q", got)
 	}
 	m.must("logs", "g-2", "--os") // mostly empty
+	for _, line := range strings.Split(strings.TrimSpace(m.must("logs", "g-2", "-n", "5", "-t")), "\n") {
+		word, _, _ := strings.Cut(line, " ")
+		if at, err := time.Parse(time.RFC3339, word); err != nil || time.Since(at) > time.Hour || time.Until(at) > 0 {
+			t.Errorf("logs -t: %q", line)
+		}
+	}
 	r, w := io.Pipe()
 	cmd := m.begin(nil, w, "logs", "g-2", "-n", "0", "-f")
 	lines := bufio.NewScanner(r)

@@ -160,6 +160,12 @@ func (s *Server) global(r *ssh.Request) (any, error) {
 			return nil, err
 		}
 		return struct{}{}, setTime(t)
+	case wire.ReqConsole:
+		var size wire.ConsoleSize
+		if err := json.Unmarshal(r.Payload, &size); err != nil {
+			return nil, err
+		}
+		return struct{}{}, resizeConsole(size)
 	case wire.ReqIdentity:
 		var n guest.NewIdentity
 		if err := json.Unmarshal(r.Payload, &n); err != nil {

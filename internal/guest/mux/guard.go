@@ -4,6 +4,8 @@ import (
 	"encoding/binary"
 	"errors"
 	"io"
+	"sync/atomic"
+	"time"
 )
 
 // Frames of yamux (https://github.com/hashicorp/yamux/blob/master/spec.md): a
@@ -27,10 +29,15 @@ type guard struct {
 	header [headerLen]byte
 	have   int    // bytes of the header
 	body   uint64 // bytes of the frame that are still to come
+
+	heard atomic.Int64 // when something came last, in nanoseconds since 1970
 }
 
 func (g *guard) Read(p []byte) (int, error) {
 	n, err := g.Reader.Read(p)
+	if n > 0 {
+		g.heard.Store(time.Now().UnixNano())
+	}
 	if !g.passes(p[:n]) {
 		return 0, errUnasked
 	}

@@ -52,10 +52,19 @@ func config() *yamux.Config {
 	return c
 }
 
+// Session is a session as the host has it.
+type Session struct {
+	*yamux.Session
+	guard *guard
+}
+
+// Heard returns when the guest sent something last.
+func (s *Session) Heard() time.Time { return time.Unix(0, s.guard.heard.Load()) }
+
 // Host begins a session as the host and returns when the guest has answered,
 // which may be long after: the guest has to boot first. It ends with ctx's error,
 // or that of the connection.
-func Host(ctx context.Context, conn io.ReadWriteCloser) (*yamux.Session, error) {
+func Host(ctx context.Context, conn io.ReadWriteCloser) (*Session, error) {
 	raw := make([]byte, nonceLen/2)
 	_, _ = rand.Read(raw)
 	nonce := hex.EncodeToString(raw)
@@ -74,7 +83,13 @@ func Host(ctx context.Context, conn io.ReadWriteCloser) (*yamux.Session, error) 
 	if err != nil {
 		return nil, err
 	}
-	return yamux.Client(&stream{&guard{Reader: r}, conn}, config())
+	g := &guard{Reader: r}
+	g.heard.Store(time.Now().UnixNano())
+	s, err := yamux.Client(&stream{g, conn}, config())
+	if err != nil {
+		return nil, err
+	}
+	return &Session{s, g}, nil
 }
 
 func repeat(w io.Writer, line string, until <-chan struct{}) error {

@@ -129,8 +129,12 @@ func TestHostAfterNoise(t *testing.T) {
 				t.Fatal(err)
 			}
 			defer func() { _ = s.Close() }()
-			wantEcho(t, s, "ping")
-			wantEcho(t, s, strings.Repeat("long", 1<<18)) // more than a window
+			before := time.Now()
+			wantEcho(t, s.Session, "ping")
+			if heard := s.Heard(); heard.Before(before) || heard.After(time.Now()) {
+				t.Errorf("the guest was heard last at %s, and answered after %s", heard, before)
+			}
+			wantEcho(t, s.Session, strings.Repeat("long", 1<<18)) // more than a window
 		})
 	}
 }
@@ -158,7 +162,7 @@ func TestHostRepeats(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer func() { _ = s.Close() }()
-	wantEcho(t, s, "ping")
+	wantEcho(t, s.Session, "ping")
 }
 
 func TestHostEnds(t *testing.T) {
@@ -269,7 +273,7 @@ func TestBeginAnew(t *testing.T) {
 		if err != nil {
 			t.Fatalf("round %d: %v", round, err)
 		}
-		wantEcho(t, s, "ping")
+		wantEcho(t, s.Session, "ping")
 		_ = s.Close()
 	}
 }

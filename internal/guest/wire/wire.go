@@ -12,6 +12,7 @@ const (
 	ReqReboot   = "mvm-reboot@mvm"
 	ReqSetTime  = "mvm-settime@mvm"  // <- SetTime
 	ReqIdentity = "mvm-identity@mvm" // <- guest.NewIdentity
+	ReqConsole  = "mvm-console@mvm"  // <- ConsoleSize
 )
 
 // ReqExec is a channel request on a session: Exec as JSON. Unlike SSH's "exec"
@@ -42,6 +43,13 @@ type Ready struct {
 // SetTime sets the guest's clock, which stands still while a VM is paused.
 type SetTime struct {
 	UnixNano int64 `json:"unix_nano"`
+}
+
+// ConsoleSize is the size of the terminal at which the serial console is shown. The
+// line itself has no way to say it.
+type ConsoleSize struct {
+	Cols int `json:"cols"`
+	Rows int `json:"rows"`
 }
 
 // MaxRequest bounds a JSON document of either side.
