@@ -127,6 +127,7 @@ func HintOf(err error) string {
 type NeedsInteraction struct {
 	What    string   // what cannot go on without it
 	Command []string // the command to run, ready to be shown
+	Consent bool     // a yes is all that it takes; Command says it
 }
 
 // Error says what is needed and the command to run.

@@ -80,7 +80,7 @@ func (c *core) initNetwork(ctx context.Context, step func(string, bool, string))
 	if err != nil {
 		return err
 	}
-	if err := c.ensureNetwork(ctx, networkSpec(n)); err != nil {
+	if _, err := c.ensureAndRecord(ctx, networkSpec(n)); err != nil {
 		return err
 	}
 	step("network", made || !seen.Active(), detail)

@@ -48,6 +48,9 @@ func (o *NetworkOperation) Inspect(ctx context.Context, in NetworkInput) (*Netwo
 	if err != nil {
 		return nil, err
 	}
+	if err := rowsOfRules(ctx, st, n); err != nil {
+		return nil, err
+	}
 	out := &NetworkInspect{Network: n, Leases: n.Leases, Rules: n.IPTablesRules, VMs: []string{}}
 	vms, err := st.ListVMs(ctx)
 	if err != nil {
@@ -61,6 +64,22 @@ func (o *NetworkOperation) Inspect(ctx context.Context, in NetworkInput) (*Netwo
 	return out, nil
 }
 
+// rowsOfRules adds to rules that were seen in the kernel what is stored of them.
+func rowsOfRules(ctx context.Context, st *store.Store, n *mvm.NetworkItem) error {
+	rows, err := st.ListFirewallRules(ctx, n.ID)
+	if err != nil {
+		return err
+	}
+	for _, r := range n.IPTablesRules {
+		for _, row := range rows {
+			if deref(row.CommandString) == deref(r.CommandString) {
+				r.ID, r.CreatedAt, r.LastVerifiedAt = row.ID, row.CreatedAt, row.LastVerifiedAt
+			}
+		}
+	}
+	return nil
+}
+
 // CreateDefaultNetwork makes the default network if there is none and brings
 // it up if this process may. Doing it twice does nothing.
 func (o *NetworkOperation) CreateDefaultNetwork(ctx context.Context) (*mvm.NetworkItem, error) {
@@ -72,16 +91,10 @@ func (o *NetworkOperation) CreateDefaultNetwork(ctx context.Context) (*mvm.Netwo
 	return n, err
 }
 
-// defaultNetwork returns the default network, and whether it was made just now.
+// defaultNetwork returns the default network, and whether it was made just now. It
+// is brought up with its first VM, or by init.
 func (c *core) defaultNetwork(ctx context.Context, st *store.Store) (*mvm.NetworkItem, bool, error) {
-	if n, err := findDefaultNetwork(ctx, st); err != nil || n != nil {
-		return n, false, err
-	}
 	set, err := loadSettings(ctx, st)
-	if err != nil {
-		return nil, false, err
-	}
-	routes, err := c.net.HostRoutes(ctx)
 	if err != nil {
 		return nil, false, err
 	}
@@ -89,63 +102,49 @@ func (c *core) defaultNetwork(ctx context.Context, st *store.Store) (*mvm.Networ
 	if err := mvm.ValidateName("network", name); err != nil {
 		return nil, false, err
 	}
-	preferred, _, err := network.ValidateSubnet(set.str("defaults.network", "subnet"))
-	if err != nil {
+	if n, err := findDefaultNetwork(ctx, st.Queries, name); err != nil || n != nil {
+		return n, false, err
+	}
+	plan := &networkPlan{c: c, set: set, item: &mvm.NetworkItem{
+		ID: newID(), Name: name, Bridge: network.BridgeName(name), NATEnabled: set.flag("defaults.network", "nat_enabled"),
+		IsDefault: true, IsPresent: true, CreatedAt: now(), UpdatedAt: now(),
+	}}
+	if plan.routes, plan.addrs, err = c.hostNetworks(ctx); err != nil {
 		return nil, false, err
 	}
-	var made *mvm.NetworkItem
-	err = st.Tx(ctx, func(tx *store.Tx) error {
-		nets, err := tx.ListNetworks(ctx)
-		if err != nil {
+	var there *mvm.NetworkItem
+	err = st.Tx(ctx, func(tx *store.Tx) error { // another command may have been quicker
+		if there, err = findDefaultNetwork(ctx, tx.Queries, name); err != nil || there != nil {
 			return err
 		}
-		for _, n := range nets { // another command may have been quicker
-			if n.IsDefault || n.Name == name {
-				return nil
-			}
-		}
-		// A bridge of this very name is an earlier life of this network, not a clash.
-		taken := network.Destinations(routes, network.BridgeName(name))
-		for _, n := range nets {
-			if p, err := netip.ParsePrefix(n.Subnet); err == nil {
-				taken = append(taken, p)
-			}
-		}
-		subnet, err := network.FreeSubnet(preferred, taken)
-		if err != nil {
-			return err
-		}
-		gateway, err := network.Gateway(subnet, "")
-		if err != nil {
-			return err
-		}
-		made = &mvm.NetworkItem{
-			ID: newID(), Name: name, Subnet: subnet.String(), Bridge: network.BridgeName(name), IPv4Gateway: gateway.String(),
-			NATEnabled: set.flag("defaults.network", "nat_enabled"), IsDefault: true, IsPresent: true, CreatedAt: now(), UpdatedAt: now(),
-		}
-		return tx.InsertNetwork(ctx, made)
+		return plan.reserve(ctx, tx)
 	})
 	if err != nil {
 		return nil, false, mvm.Wrap(err, "create network", name)
 	}
-	if made == nil {
-		n, err := findDefaultNetwork(ctx, st)
-		return n, false, err
+	if there != nil {
+		return there, false, nil
 	}
-	return made, true, nil
+	return plan.item, true, nil
 }
 
-func findDefaultNetwork(ctx context.Context, st *store.Store) (*mvm.NetworkItem, error) {
-	nets, err := st.ListNetworks(ctx)
+// findDefaultNetwork returns the default network, or where none is, the one that
+// has the default's name, or nil.
+func findDefaultNetwork(ctx context.Context, q store.Queries, name string) (*mvm.NetworkItem, error) {
+	nets, err := q.ListNetworks(ctx)
 	if err != nil {
 		return nil, err
 	}
+	var named *mvm.NetworkItem
 	for _, n := range nets {
 		if n.IsDefault {
 			return n, nil
 		}
+		if n.Name == name {
+			named = n
+		}
 	}
-	return nil, nil
+	return named, nil
 }
 
 func (c *core) findNetwork(ctx context.Context, st *store.Store, in NetworkInput) (*mvm.NetworkItem, error) {
@@ -187,22 +186,33 @@ func (c *core) observeNetwork(ctx context.Context, st *store.Store, n *mvm.Netwo
 	return seen, nil
 }
 
-func (c *core) ensureNetwork(ctx context.Context, spec network.Spec) error {
+// ensureNetwork brings a network up, or mends it, and notes its rules and what it
+// changed of the host for good.
+func (c *core) ensureNetwork(ctx context.Context, spec network.Spec) ([]network.Change, error) {
 	changes, err := c.net.EnsureNetwork(ctx, spec)
 	if err != nil {
-		return mvm.Wrap(err, "bring up network", spec.Name)
+		return changes, mvm.Wrap(err, "bring up network", spec.Name)
 	}
 	for _, ch := range changes {
 		if ch.What == network.ForwardingSysctl { // the only change that outlives the network: keep what was before
 			var before string
 			if known, err := c.st.GetHostState(ctx, "before."+ch.What, &before); err == nil && !known {
 				if err := c.st.SetHostState(ctx, "before."+ch.What, ch.Old); err != nil {
-					return err
+					return changes, err
 				}
 			}
 		}
 	}
-	return nil
+	return changes, nil
+}
+
+// ensureAndRecord is ensureNetwork for a network that is in the store.
+func (c *core) ensureAndRecord(ctx context.Context, spec network.Spec) ([]network.Change, error) {
+	changes, err := c.ensureNetwork(ctx, spec)
+	if err != nil {
+		return changes, err
+	}
+	return changes, c.st.Tx(ctx, func(tx *store.Tx) error { return recordRules(ctx, tx, spec) })
 }
 
 // networkSpec is a stored network as the kernel is to have it. A stored value

@@ -93,7 +93,7 @@ func (c *core) planCreate(ctx context.Context, st *store.Store, inv *inventory, 
 		func() (err error) { return p.resolveDriver(ctx, st, in) },
 		p.volumesFit,
 		func() error { return c.requireRoot("creating a VM", "vm", "create", in.Name) },
-		func() error { return c.firstUse(ctx, st, inv) },
+		func() error { return c.firstUse(ctx, st, inv, in.NetworkName) },
 		func() error { return p.resolveKeys(inv, in.SSHKeys) },
 		func() error { return p.resolveNetwork(inv, in) },
 	} {
@@ -127,8 +127,9 @@ func (p *vmPlan) finish(ctx context.Context) error {
 	return err
 }
 
-// firstUse makes what an empty machine lacks and a VM needs.
-func (c *core) firstUse(ctx context.Context, st *store.Store, inv *inventory) error {
+// firstUse makes what an empty machine lacks and a VM needs: a key, and the default
+// network where none was named.
+func (c *core) firstUse(ctx context.Context, st *store.Store, inv *inventory, wanted string) error {
 	if len(inv.keys) == 0 {
 		k, _, err := c.defaultKey(ctx, st)
 		if err != nil {
@@ -136,12 +137,14 @@ func (c *core) firstUse(ctx context.Context, st *store.Store, inv *inventory) er
 		}
 		inv.keys = append(inv.keys, k)
 	}
-	if len(inv.networks) == 0 {
+	if wanted == "" || len(inv.networks) == 0 {
 		n, _, err := c.defaultNetwork(ctx, st)
 		if err != nil {
 			return err
 		}
-		inv.networks = append(inv.networks, n)
+		if !slices.ContainsFunc(inv.networks, func(x *mvm.NetworkItem) bool { return x.ID == n.ID }) {
+			inv.networks = append(inv.networks, n)
+		}
 	}
 	return nil
 }
@@ -225,6 +228,12 @@ func (p *vmPlan) reserve(ctx context.Context, tx *store.Tx) error {
 	}
 	if limit := p.set.num("settings.vm", "max_vms"); vms >= limit {
 		return mvm.Errorf(mvm.ErrUnavailable, "there are %d VMs, and settings.vm max_vms allows no more", vms).WithHint("remove some with 'mvm vm rm', or raise max_vms")
+	}
+	if n, err := tx.GetNetwork(ctx, p.network.ID); err != nil || !n.IsPresent {
+		if err != nil {
+			return err
+		}
+		return mvm.Errorf(mvm.ErrConflict, "network %s is being made or removed", mvm.Quote(n.Name)).WithHint("see 'mvm network ls', then try again")
 	}
 	leases, err := tx.ListLeases(ctx, p.network.ID)
 	if err != nil {

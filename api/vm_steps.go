@@ -5,8 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"io/fs"
-	"net"
-	"net/netip"
 	"os"
 	"path/filepath"
 	"time"
@@ -18,6 +16,7 @@ import (
 	"github.com/mvmctl/mvm/internal/initramfs"
 	"github.com/mvmctl/mvm/internal/network"
 	"github.com/mvmctl/mvm/internal/op"
+	"github.com/mvmctl/mvm/internal/store"
 	"github.com/mvmctl/mvm/internal/vmm"
 )
 
@@ -106,7 +105,13 @@ type netStep struct {
 
 func (s *netStep) Kind() string { return "network" }
 
-func (s *netStep) Apply(ctx context.Context) error { return s.c.ensureNetwork(ctx, s.spec) }
+func (s *netStep) Apply(ctx context.Context) error {
+	changes, err := s.c.ensureNetwork(ctx, s.spec)
+	if err != nil || len(changes) == 0 {
+		return err
+	}
+	return s.c.st.Tx(ctx, func(tx *store.Tx) error { return recordRules(ctx, tx, s.spec) })
+}
 
 func (s *netStep) Revert(context.Context) error { return nil }
 
@@ -122,18 +127,9 @@ type tapStep struct {
 func (s *tapStep) Kind() string { return "tap" }
 
 func (s *tapStep) Apply(ctx context.Context) error {
-	it := s.plan.item
-	mac, err := net.ParseMAC(it.MAC)
+	spec, err := tapSpec(s.plan.item, s.plan.network)
 	if err != nil {
-		return mvm.Errorf(mvm.ErrBroken, "stored MAC address %s: %w", mvm.Quote(it.MAC), err)
-	}
-	ip, err := netip.ParseAddr(it.IPv4)
-	if err != nil {
-		return mvm.Errorf(mvm.ErrBroken, "stored address %s: %w", mvm.Quote(it.IPv4), err)
-	}
-	spec := network.TapSpec{Name: s.Name, Bridge: s.plan.network.Bridge, MAC: mac, IP: ip, VMID: s.VMID, VMName: it.Name}
-	if s.plan.jail != nil {
-		spec.OwnerUID = s.plan.jail.UID
+		return err
 	}
 	return s.c.net.AddTap(ctx, spec)
 }
@@ -181,6 +177,8 @@ func (c *core) decoders() map[string]op.Decoder {
 		"volume":        decode(func() op.Step { return &volumeStep{c: c} }),
 		"volume-resize": decode(func() op.Step { return &resizeStep{c: c} }),
 		"vmm":           decode(func() op.Step { return &vmmStep{c: c} }),
+
+		"bridge": decode(func() op.Step { return &bridgeStep{c: c} }),
 
 		"snapshot-dir":   decode(func() op.Step { return &snapDirStep{c: c} }),
 		"hold":           decode(func() op.Step { return &holdStep{c: c} }),

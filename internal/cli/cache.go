@@ -24,7 +24,7 @@ func (a *app) cacheCommands() *cobra.Command {
 
 // prunable are the resources that prune knows, in the order that frees most: an
 // image is free when its VMs are gone.
-var prunable = []string{"vm", "image", "kernel"}
+var prunable = []string{"vm", "network", "image", "kernel"}
 
 type cachePruneOptions struct {
 	input api.PruneInput
@@ -34,11 +34,11 @@ type cachePruneOptions struct {
 func newCachePrune(a *app) *cobra.Command {
 	var o cachePruneOptions
 	cmd := &cobra.Command{
-		Use:   "prune [vm] [image] [kernel]",
+		Use:   "prune [vm] [network] [image] [kernel]",
 		Short: "Remove what nobody uses",
-		Long: `Remove VMs that do not run, and images and kernels that no VM uses; without a word
-all of these. Default images and kernels are kept, and what a VM uses always. With
---all also VMs that run, and unused defaults. On a terminal you are asked first.`,
+		Long: `Remove VMs that do not run, and networks, images and kernels that no VM uses; without
+a word all of these. Default ones are kept, and what a VM uses always. With --all also
+VMs that run, and unused defaults. On a terminal you are asked first.`,
 		Example: "  mvm cache prune --dry-run\n  mvm cache prune image kernel\n  mvm cache prune vm --all --force",
 		Args: func(cmd *cobra.Command, args []string) error {
 			for _, s := range args {
@@ -57,7 +57,7 @@ all of these. Default images and kernels are kept, and what a VM uses always. Wi
 	f.BoolVar(&o.input.DryRun, "dry-run", false, "only tell what would be removed")
 	f.BoolVarP(&o.force, "force", "f", false, "ask nothing")
 	a.jsonFlag(cmd)
-	return a.command(cmd, "Cache.PruneVMs Cache.PruneImages Cache.PruneKernels", func(ctx context.Context, m *api.Client, args []string) error {
+	return a.command(cmd, "Cache.PruneVMs Cache.PruneNetworks Cache.PruneImages Cache.PruneKernels", func(ctx context.Context, m *api.Client, args []string) error {
 		return o.run(ctx, m, a, strings.FieldsFunc(strings.Join(args, ","), func(r rune) bool { return r == ',' }))
 	})
 }
@@ -131,6 +131,8 @@ func prune(ctx context.Context, m *api.Client, words []string, in api.PruneInput
 		switch what {
 		case "vm":
 			res, err = m.Cache.PruneVMs(ctx, in)
+		case "network":
+			res, err = m.Cache.PruneNetworks(ctx, in)
 		case "image":
 			res, err = m.Cache.PruneImages(ctx, in)
 		case "kernel":

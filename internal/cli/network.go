@@ -12,11 +12,11 @@ func (a *app) networkCommands() *cobra.Command {
 	return a.group(&cobra.Command{
 		Use:     "network",
 		Aliases: []string{"net"},
-		Short:   "Look at the networks of VMs",
-		Long: `Look at the bridge networks that VMs are on. The network "default" is made by init
+		Short:   "Manage the networks of VMs",
+		Long: `Manage the bridge networks that VMs are on. The network "default" is made by init
 or by the first VM.`,
-		Example: "  mvm network ls\n  mvm network inspect default",
-	}, newNetworkList(a), newNetworkInspect(a))
+		Example: "  mvm network create lab\n  mvm network ls",
+	}, newNetworkCreate(a), newNetworkList(a), newNetworkInspect(a), newNetworkDefault(a), newNetworkSync(a), newNetworkRemove(a))
 }
 
 type networkListOptions struct{ long bool }

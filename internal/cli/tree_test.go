@@ -20,7 +20,8 @@ import (
 
 // withoutCommand lists operations that no command is for, and why.
 var withoutCommand = map[string]string{
-	"VM.Prune": "cache prune vm does it, by Cache.PruneVMs",
+	"VM.Prune":      "cache prune vm does it, by Cache.PruneVMs",
+	"Network.Prune": "cache prune network does it, by Cache.PruneNetworks",
 
 	"Network.CreateDefaultNetwork": "init and the first VM make it",
 	"Network.Get":                  "network inspect shows more, by Network.Inspect",
@@ -119,6 +120,7 @@ func TestReferenceWords(t *testing.T) {
 		"vm list", "vm ls", "vm ps", "vm remove", "vm rm", "vm delete", "vm del", "net ls", "network list", "img ls", "image del", "kernel rm",
 		"kernel remove", "key list", "image default", "kernel default", "kernel import", "host status", "init", "ssh", "completion", "version",
 		"exec", "logs", "console", "cp",
+		"net create", "network rm", "network del", "network default", "network sync",
 		"volume create", "vol create", "volume rm", "volume remove", "volume delete", "volume del", "volume ls", "volume list", "volume inspect", "volume resize", "volume attach", "volume detach",
 	} {
 		cmd, rest, err := root.Find(strings.Fields(words))
@@ -127,9 +129,14 @@ func TestReferenceWords(t *testing.T) {
 		}
 	}
 	for words, flags := range map[string]string{
-		"cache prune":  "all dry-run force json",
-		"config ls":    "json",
-		"config reset": "all force json",
+		"cache prune":     "all dry-run force json",
+		"network create":  "subnet ipv4-gateway no-nat nat-gateways non-interactive default json",
+		"network ls":      "json long",
+		"network rm":      "force json",
+		"network inspect": "json",
+		"network sync":    "json",
+		"config ls":       "json",
+		"config reset":    "all force json",
 
 		"volume create":  "format read-only ro shareable writeback sparse mkfs json",
 		"volume rm":      "force json",

@@ -71,6 +71,10 @@ type Kernel interface {
 	// bridges included.
 	HostRoutes(ctx context.Context) ([]Route, error)
 
+	// HostAddresses lists the IPv4 addresses of all interfaces, those that are
+	// down and our own bridges included.
+	HostAddresses(ctx context.Context) ([]Address, error)
+
 	// Interfaces lists the names of all network interfaces.
 	Interfaces(ctx context.Context) ([]string, error)
 }
@@ -199,6 +203,39 @@ type Route struct {
 	Dst       netip.Prefix // 0.0.0.0/0 for the default route
 	Interface string       // "" for blackhole and its like
 	Metric    int
+}
+
+// Address is an IPv4 address of the host, with the prefix of what is reached
+// directly by it.
+type Address struct {
+	Prefix    netip.Prefix
+	Interface string
+}
+
+// Clash is something of the host that a subnet would hide.
+type Clash struct {
+	Prefix    netip.Prefix
+	Interface string // "" for a blackhole route and its like
+}
+
+// HostClash returns what of the host's routes and addresses shares addresses with
+// a subnet, nil for nothing. An interface named in except does not count. Loopback
+// addresses never clash with a subnet that is valid.
+func HostClash(p netip.Prefix, routes []Route, addrs []Address, except ...string) *Clash {
+	for _, a := range addrs {
+		if !slices.Contains(except, a.Interface) && (p.Contains(a.Prefix.Addr()) || a.Prefix.Bits() >= minBits && a.Prefix.Overlaps(p)) {
+			return &Clash{a.Prefix, a.Interface}
+		}
+	}
+	for _, r := range routes {
+		if r.Interface != "" && slices.Contains(except, r.Interface) {
+			continue
+		}
+		if _, clash := Overlapping(p, []netip.Prefix{r.Dst}); clash {
+			return &Clash{r.Dst, r.Interface}
+		}
+	}
+	return nil
 }
 
 // Destinations returns where the routes lead, without those through the

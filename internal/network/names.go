@@ -14,12 +14,15 @@ import (
 // zero (linux/if.h).
 const maxIfName = 15
 
+// BridgePrefix begins the name of every bridge of ours.
+const BridgePrefix = "mvm-"
+
 // BridgeName returns the name of a network's bridge: "mvm-" and the network's
 // name, which is cut and ends in a hash of the whole where that is longer than
 // the 15 characters of an interface name. A network's nftables table has the
 // same name.
 func BridgeName(network string) string {
-	name := "mvm-" + network
+	name := BridgePrefix + network
 	if len(name) <= maxIfName {
 		return name
 	}

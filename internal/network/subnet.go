@@ -3,6 +3,7 @@ package network
 import (
 	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
 
 	"github.com/mvmctl/mvm"
@@ -29,6 +30,11 @@ var reserved = []struct {
 
 // sharedRange is carriers' address space (RFC 6598): neither private nor public.
 var sharedRange = netip.MustParsePrefix("100.64.0.0/10")
+
+// privateRanges are those of RFC 1918.
+var privateRanges = []netip.Prefix{
+	netip.MustParsePrefix("10.0.0.0/8"), netip.MustParsePrefix("172.16.0.0/12"), netip.MustParsePrefix("192.168.0.0/16"),
+}
 
 // ValidateSubnet reads the subnet of a network, such as "172.27.0.0/24". All
 // that cannot work gives mvm.ErrInvalid (IPv6: mvm.ErrUnsupported); what works
@@ -68,12 +74,19 @@ func ValidateSubnet(cidr string) (netip.Prefix, []string, error) {
 	return p, rangeWarnings(p), nil
 }
 
-func rangeWarnings(p netip.Prefix) []string {
+// IsPublic reports whether a valid subnet holds addresses that are somebody's on
+// the internet.
+func IsPublic(p netip.Prefix) bool {
 	last := Broadcast(p)
+	within := func(r netip.Prefix) bool { return r.Contains(p.Addr()) && r.Contains(last) }
+	return !within(sharedRange) && !slices.ContainsFunc(privateRanges, within)
+}
+
+func rangeWarnings(p netip.Prefix) []string {
 	switch {
-	case p.Addr().IsPrivate() && last.IsPrivate():
+	case !IsPublic(p) && p.Addr().IsPrivate():
 		return nil
-	case sharedRange.Contains(p.Addr()) && sharedRange.Contains(last):
+	case !IsPublic(p):
 		return []string{fmt.Sprintf("subnet %s is carriers' shared address space (%s): it can clash with your provider's or a VPN's", p, sharedRange)}
 	}
 	return []string{fmt.Sprintf("subnet %s is not a private range: guests and this host cannot reach the real owners of its addresses", p)}

@@ -6,6 +6,8 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/google/go-cmp/cmp"
+
 	"github.com/mvmctl/mvm"
 )
 
@@ -214,4 +216,40 @@ func FuzzValidateSubnet(f *testing.F) {
 			t.Errorf("spec of %s: %v", p, err)
 		}
 	})
+}
+
+func TestHostClash(t *testing.T) {
+	routes := []Route{
+		{Dst: netip.MustParsePrefix("0.0.0.0/0"), Interface: "eth0"}, {Dst: netip.MustParsePrefix("192.168.1.0/24"), Interface: "eth0"},
+		{Dst: netip.MustParsePrefix("10.8.0.0/16")}, {Dst: netip.MustParsePrefix("172.27.0.0/24"), Interface: "mvm-red"},
+	}
+	addrs := []Address{
+		{netip.MustParsePrefix("127.0.0.1/8"), "lo"}, {netip.MustParsePrefix("192.168.1.7/24"), "eth0"},
+		{netip.MustParsePrefix("10.9.9.9/32"), "wg0"}, {netip.MustParsePrefix("100.100.0.1/4"), "odd0"},
+	}
+	for subnet, want := range map[string]*Clash{
+		"172.28.0.0/24":    nil,
+		"192.168.0.0/23":   {addrs[1].Prefix, "eth0"},
+		"192.168.1.128/25": {addrs[1].Prefix, "eth0"},
+		"10.8.7.0/24":      {routes[2].Dst, ""},
+		"10.9.9.0/24":      {addrs[2].Prefix, "wg0"},
+		"10.9.8.0/24":      nil,
+		"100.100.0.0/24":   {addrs[3].Prefix, "odd0"},
+		"172.27.0.0/25":    nil, // of the interface that is left out
+	} {
+		if diff := cmp.Diff(want, HostClash(netip.MustParsePrefix(subnet), routes, addrs, "mvm-red"), cmp.Comparer(func(a, b netip.Prefix) bool { return a == b })); diff != "" {
+			t.Errorf("%s:\n%s", subnet, diff)
+		}
+	}
+}
+
+func TestIsPublic(t *testing.T) {
+	for subnet, want := range map[string]bool{
+		"10.0.0.0/8": false, "172.16.0.0/12": false, "192.168.3.0/24": false, "100.64.0.0/10": false, "100.127.255.0/24": false,
+		"172.0.0.0/8": true, "8.8.8.0/24": true, "100.0.0.0/8": true, "192.168.0.0/15": true, "198.51.100.0/24": true,
+	} {
+		if got := IsPublic(netip.MustParsePrefix(subnet)); got != want {
+			t.Errorf("%s is public: %v, want %v", subnet, got, want)
+		}
+	}
 }

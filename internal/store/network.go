@@ -92,6 +92,21 @@ func (q Queries) DeleteNetwork(ctx context.Context, id string) error {
 	return networks.remove(ctx, q, id)
 }
 
+// ForgetNetwork removes a network's row, its rules and its leases altogether, as if
+// there had never been one.
+func (q Queries) ForgetNetwork(ctx context.Context, id string) error {
+	return q.tx(ctx, func(tx *Tx) error {
+		for _, query := range []string{
+			"delete from firewall_rules where network_id = ?", "delete from leases where network_id = ?", "delete from networks where id = ?",
+		} {
+			if _, err := tx.exec(ctx, query, id); err != nil {
+				return tx.fail(err)
+			}
+		}
+		return nil
+	})
+}
+
 // SetDefaultNetwork makes a network the only default one.
 func (q Queries) SetDefaultNetwork(ctx context.Context, id string) error {
 	return networks.setDefault(ctx, q, id)
@@ -136,6 +151,12 @@ func (q Queries) DeleteLease(ctx context.Context, networkID, ipv4 string) error 
 	return q.fail(err)
 }
 
+// DeleteLeasesOfNetwork frees all addresses of a network.
+func (q Queries) DeleteLeasesOfNetwork(ctx context.Context, networkID string) error {
+	_, err := q.exec(ctx, "delete from leases where network_id = ?", networkID)
+	return q.fail(err)
+}
+
 // DeleteLeasesOfVM frees the addresses of a VM.
 func (q Queries) DeleteLeasesOfVM(ctx context.Context, vmID string) error {
 	_, err := q.exec(ctx, "delete from leases where vm_id = ?", vmID)
@@ -170,6 +191,13 @@ func (q Queries) ListFirewallRules(ctx context.Context, networkID string) ([]*mv
 // UpdateFirewallRule writes all fields of a rule that has an ID.
 func (q Queries) UpdateFirewallRule(ctx context.Context, r *mvm.FirewallRule) error {
 	return rules.update(ctx, q, r)
+}
+
+// VerifyFirewallRules notes that all rules of a network were seen in the kernel
+// at a time.
+func (q Queries) VerifyFirewallRules(ctx context.Context, networkID, at string) error {
+	_, err := q.exec(ctx, "update firewall_rules set is_active = 1, last_verified_at = ? where network_id = ?", at, networkID)
+	return q.fail(err)
 }
 
 // DeleteFirewallRules removes the rules of a network.

@@ -121,13 +121,9 @@ func (k *Kernel) HostRoutes(ctx context.Context) ([]network.Route, error) {
 		return nil, err
 	}
 	defer s.Close()
-	links, err := again(s.LinkList)
+	names, err := s.linkNames()
 	if err != nil {
-		return nil, explain(err, "list interfaces")
-	}
-	names := make(map[int]string, len(links))
-	for _, l := range links {
-		names[l.Attrs().Index] = l.Attrs().Name
+		return nil, err
 	}
 	routes, err := again(func() ([]netlink.Route, error) {
 		return s.RouteListFiltered(netlink.FAMILY_V4, &netlink.Route{Table: unix.RT_TABLE_MAIN}, netlink.RT_FILTER_TABLE)
@@ -159,6 +155,43 @@ func prefixOf(n *net.IPNet) netip.Prefix {
 	addr, _ := netip.AddrFromSlice(n.IP)
 	ones, _ := n.Mask.Size()
 	return netip.PrefixFrom(addr.Unmap(), ones)
+}
+
+// HostAddresses implements network.Kernel.
+func (k *Kernel) HostAddresses(ctx context.Context) ([]network.Address, error) {
+	s, err := open(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer s.Close()
+	names, err := s.linkNames()
+	if err != nil {
+		return nil, err
+	}
+	addrs, err := again(func() ([]netlink.Addr, error) { return s.AddrList(nil, netlink.FAMILY_V4) })
+	if err != nil {
+		return nil, explain(err, "list addresses")
+	}
+	var out []network.Address
+	for _, a := range addrs {
+		if a.IPNet != nil {
+			out = append(out, network.Address{Prefix: prefixOf(a.IPNet), Interface: names[a.LinkIndex]})
+		}
+	}
+	return out, nil
+}
+
+// linkNames returns the names of all interfaces by their index.
+func (s *session) linkNames() (map[int]string, error) {
+	links, err := again(s.LinkList)
+	if err != nil {
+		return nil, explain(err, "list interfaces")
+	}
+	names := make(map[int]string, len(links))
+	for _, l := range links {
+		names[l.Attrs().Index] = l.Attrs().Name
+	}
+	return names, nil
 }
 
 // Interfaces implements network.Kernel.

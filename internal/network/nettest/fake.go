@@ -20,8 +20,9 @@ type Fake struct {
 	// its error ends the method there, like a kernel that refuses.
 	Fail func(effect string) error
 
-	// Routes are the host's own routes.
-	Routes []network.Route
+	// Routes and Addresses are the host's own.
+	Routes    []network.Route
+	Addresses []network.Address
 
 	mu         sync.Mutex
 	links      map[string]*fakeLink
@@ -260,6 +261,22 @@ func (f *Fake) HostRoutes(ctx context.Context) ([]network.Route, error) {
 		}
 	}
 	return routes, nil
+}
+
+// HostAddresses implements network.Kernel.
+func (f *Fake) HostAddresses(ctx context.Context) ([]network.Address, error) {
+	end, err := f.begin(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer end()
+	addrs := append([]network.Address{{Prefix: netip.MustParsePrefix("127.0.0.1/8"), Interface: "lo"}}, f.Addresses...)
+	for name, l := range f.links {
+		if l.addr.IsValid() {
+			addrs = append(addrs, network.Address{Prefix: l.addr, Interface: name})
+		}
+	}
+	return addrs, nil
 }
 
 // Interfaces implements network.Kernel.

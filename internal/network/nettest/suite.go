@@ -136,6 +136,12 @@ func ensureOnce(t *testing.T, h Host) {
 	if want := (network.Route{Dst: red.Subnet, Interface: red.Bridge}); err != nil || !slices.Contains(routes, want) {
 		t.Errorf("routes are %v (%v), want %v among them", routes, err, want)
 	}
+	addrs, err := h.HostAddresses(t.Context())
+	for _, want := range []network.Address{{Prefix: netip.PrefixFrom(red.Gateway, 24), Interface: red.Bridge}, {Prefix: netip.MustParsePrefix("127.0.0.1/8"), Interface: "lo"}} {
+		if err != nil || !slices.Contains(addrs, want) {
+			t.Errorf("addresses are %v (%v), want %v among them", addrs, err, want)
+		}
+	}
 	if changes := ensure(t, h, red); len(changes) != 0 {
 		t.Errorf("ensuring again changed %+v", changes)
 	}

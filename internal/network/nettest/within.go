@@ -50,6 +50,11 @@ func (w within) HostRoutes(ctx context.Context) (routes []network.Route, err err
 	return routes, err
 }
 
+func (w within) HostAddresses(ctx context.Context) (addrs []network.Address, err error) {
+	w.ns.Do(func() { addrs, err = w.k.HostAddresses(ctx) })
+	return addrs, err
+}
+
 func (w within) Interfaces(ctx context.Context) (names []string, err error) {
 	w.ns.Do(func() { names, err = w.k.Interfaces(ctx) })
 	return names, err

@@ -1,0 +1,172 @@
+package api
+
+import (
+	"context"
+	"errors"
+
+	"github.com/mvmctl/mvm"
+	"github.com/mvmctl/mvm/internal/network"
+	"github.com/mvmctl/mvm/internal/store"
+)
+
+// NetworkSynced is how a network's rules in the kernel differed from the stored
+// ones, and what was done about it.
+type NetworkSynced struct {
+	Added   int          `json:"added"`   // rules that were missing
+	Removed int          `json:"removed"` // rules in our tables that are not ours to have
+	Kept    int          `json:"kept"`
+	Changes []HostChange `json:"changes"` // of the host, rules included
+}
+
+// HostChange is something of the host that was changed.
+type HostChange struct {
+	What string `json:"what"`
+	Old  string `json:"old"` // "" when it was not there
+	New  string `json:"new"`
+}
+
+// Sync compares networks with the kernel and mends what differs: bridges,
+// addresses, rules, and the devices of VMs that run. Without identifiers it does
+// so for all networks. What other programs have made is neither looked at nor
+// touched. One that cannot be mended is told in the error, beside the rest.
+func (o *NetworkOperation) Sync(ctx context.Context, in NetworkInput) (map[string]*NetworkSynced, error) {
+	c := o.core
+	if err := c.requireRoot("mending networks", "network", "sync"); err != nil {
+		return nil, err
+	}
+	st, err := c.open(ctx)
+	if err != nil {
+		return nil, err
+	}
+	nets, err := c.selectNetworks(ctx, st, in)
+	if err != nil {
+		return nil, err
+	}
+	vms, err := (&VMOperation{c}).ListAll(ctx)
+	if err != nil {
+		return nil, err
+	}
+	out := map[string]*NetworkSynced{}
+	var errs []error
+	for _, n := range nets {
+		if !n.IsPresent { // being made or removed
+			continue
+		}
+		done, err := c.syncNetwork(ctx, n, vms)
+		out[n.Name] = done
+		errs = append(errs, mvm.Wrap(err, "sync network", n.Name))
+	}
+	return out, errors.Join(errs...)
+}
+
+func (c *core) selectNetworks(ctx context.Context, st *store.Store, in NetworkInput) ([]*mvm.NetworkItem, error) {
+	all, err := st.ListNetworks(ctx)
+	if err != nil || len(in.Identifiers) == 0 {
+		return all, err
+	}
+	var nets []*mvm.NetworkItem
+	for _, sel := range in.Identifiers {
+		n, err := pick("network", sel, "see 'mvm network ls'", networkCandidates(all))
+		if err != nil {
+			return nil, err
+		}
+		nets = append(nets, n)
+	}
+	return nets, nil
+}
+
+func (c *core) syncNetwork(ctx context.Context, n *mvm.NetworkItem, vms []*mvm.VMInstanceItem) (*NetworkSynced, error) {
+	done, spec := &NetworkSynced{Changes: []HostChange{}}, networkSpec(n)
+	seen, err := c.net.Observe(ctx, spec)
+	if err != nil {
+		return done, err
+	}
+	d := network.Diff(network.Rules(spec), seen.Rules)
+	done.Added, done.Removed, done.Kept = len(d.Added), len(d.Removed), len(d.Kept)
+	changes, err := c.ensureAndRecord(ctx, spec)
+	for _, ch := range changes {
+		done.Changes = append(done.Changes, HostChange(ch))
+	}
+	if err != nil {
+		return done, err
+	}
+	return done, c.syncTaps(ctx, n, vms, done)
+}
+
+// syncTaps puts the devices of VMs that run back on a bridge that was made anew,
+// with their guards.
+func (c *core) syncTaps(ctx context.Context, n *mvm.NetworkItem, vms []*mvm.VMInstanceItem, done *NetworkSynced) error {
+	taps, err := c.net.Taps(ctx)
+	if err != nil {
+		return err
+	}
+	there := map[string]network.Tap{}
+	for _, t := range taps {
+		there[t.Name] = t
+	}
+	for _, vm := range vms {
+		if vm.NetworkID != n.ID || vm.Status != mvm.StatusRunning && vm.Status != mvm.StatusPaused {
+			continue
+		}
+		spec, err := tapSpec(vm, n)
+		if err != nil {
+			return err
+		}
+		was, ok := there[spec.Name]
+		if ok && was.Up && was.Guarded && was.Bridge == spec.Bridge && was.Isolated == spec.Isolated {
+			continue
+		}
+		if err := c.net.AddTap(ctx, spec); err != nil {
+			return err
+		}
+		done.Changes = append(done.Changes, HostChange{What: "tap " + spec.Name + " of VM " + vm.Name, Old: tapWas(was, ok), New: "up on " + spec.Bridge})
+	}
+	return nil
+}
+
+func tapWas(t network.Tap, there bool) string {
+	switch {
+	case !there:
+		return ""
+	case t.Bridge == "":
+		return "without a bridge"
+	case !t.Up:
+		return "down"
+	case !t.Guarded:
+		return "unguarded"
+	}
+	return "on " + t.Bridge
+}
+
+// recordRules brings the stored rules of a network in line with its spec, after
+// they were seen or put in the kernel.
+func recordRules(ctx context.Context, tx *store.Tx, spec network.Spec) error {
+	rows, err := tx.ListFirewallRules(ctx, spec.NetworkID)
+	if err != nil {
+		return err
+	}
+	stored := make([]mvm.FirewallRule, 0, len(rows))
+	for _, r := range rows {
+		stored = append(stored, *r)
+	}
+	desired := network.Rules(spec)
+	if network.InPlace(desired, stored) {
+		return tx.VerifyFirewallRules(ctx, spec.NetworkID, now())
+	}
+	// All anew, for their order counts; what stays keeps its birthday.
+	born := map[string]*string{}
+	for _, r := range network.Diff(desired, stored).Kept {
+		born[deref(r.CommandString)] = r.CreatedAt
+	}
+	if err := tx.DeleteFirewallRules(ctx, spec.NetworkID); err != nil {
+		return err
+	}
+	at := now()
+	for _, r := range desired {
+		r.CreatedAt, r.LastVerifiedAt = born[deref(r.CommandString)], &at
+		if err := tx.InsertFirewallRule(ctx, &r); err != nil {
+			return err
+		}
+	}
+	return nil
+}
