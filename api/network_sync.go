@@ -3,6 +3,7 @@ package api
 import (
 	"context"
 	"errors"
+	"slices"
 
 	"github.com/mvmctl/mvm"
 	"github.com/mvmctl/mvm/internal/network"
@@ -46,17 +47,43 @@ func (o *NetworkOperation) Sync(ctx context.Context, in NetworkInput) (map[strin
 	if err != nil {
 		return nil, err
 	}
+	taps, err := c.net.Taps(ctx)
+	if err != nil {
+		return nil, err
+	}
 	out := map[string]*NetworkSynced{}
 	var errs []error
+	var right []network.Spec
 	for _, n := range nets {
 		if !n.IsPresent { // being made or removed
 			continue
 		}
-		done, err := c.syncNetwork(ctx, n, vms)
-		out[n.Name] = done
+		s := &syncing{c: c, n: n, spec: networkSpec(n), done: &NetworkSynced{Changes: []HostChange{}}}
+		err := s.network(ctx)
+		if err == nil {
+			right = append(right, s.spec)
+			err = s.taps(ctx, vms, taps)
+		}
+		out[n.Name] = s.done
 		errs = append(errs, mvm.Wrap(err, "sync network", n.Name))
 	}
+	errs = append(errs, st.Tx(ctx, func(tx *store.Tx) error {
+		for _, spec := range right {
+			if err := recordRules(ctx, tx, spec); err != nil {
+				return err
+			}
+		}
+		return nil
+	}))
 	return out, errors.Join(errs...)
+}
+
+// syncing is one network that is compared and mended.
+type syncing struct {
+	c    *core
+	n    *mvm.NetworkItem
+	spec network.Spec
+	done *NetworkSynced
 }
 
 func (c *core) selectNetworks(ctx context.Context, st *store.Store, in NetworkInput) ([]*mvm.NetworkItem, error) {
@@ -75,51 +102,48 @@ func (c *core) selectNetworks(ctx context.Context, st *store.Store, in NetworkIn
 	return nets, nil
 }
 
-func (c *core) syncNetwork(ctx context.Context, n *mvm.NetworkItem, vms []*mvm.VMInstanceItem) (*NetworkSynced, error) {
-	done, spec := &NetworkSynced{Changes: []HostChange{}}, networkSpec(n)
-	seen, err := c.net.Observe(ctx, spec)
-	if err != nil {
-		return done, err
-	}
-	d := network.Diff(network.Rules(spec), seen.Rules)
-	done.Added, done.Removed, done.Kept = len(d.Added), len(d.Removed), len(d.Kept)
-	changes, err := c.ensureAndRecord(ctx, spec)
-	for _, ch := range changes {
-		done.Changes = append(done.Changes, HostChange(ch))
-	}
-	if err != nil {
-		return done, err
-	}
-	return done, c.syncTaps(ctx, n, vms, done)
-}
-
-// syncTaps puts the devices of VMs that run back on a bridge that was made anew,
-// with their guards.
-func (c *core) syncTaps(ctx context.Context, n *mvm.NetworkItem, vms []*mvm.VMInstanceItem, done *NetworkSynced) error {
-	taps, err := c.net.Taps(ctx)
+// network mends bridge, address and rules.
+func (s *syncing) network(ctx context.Context) error {
+	seen, err := s.c.net.Observe(ctx, s.spec)
 	if err != nil {
 		return err
 	}
+	d := network.Diff(network.Rules(s.spec), seen.Rules)
+	s.done.Added, s.done.Removed, s.done.Kept = len(d.Added), len(d.Removed), len(d.Kept)
+	if seen.Right {
+		return nil
+	}
+	changes, err := s.c.ensureNetwork(ctx, s.spec)
+	for _, ch := range changes {
+		s.done.Changes = append(s.done.Changes, HostChange(ch))
+	}
+	return err
+}
+
+// taps puts the devices of VMs that run back on a bridge that was made anew, with
+// their guards. there are the taps as they were before.
+func (s *syncing) taps(ctx context.Context, vms []*mvm.VMInstanceItem, taps []network.Tap) error {
 	there := map[string]network.Tap{}
 	for _, t := range taps {
 		there[t.Name] = t
 	}
 	for _, vm := range vms {
-		if vm.NetworkID != n.ID || vm.Status != mvm.StatusRunning && vm.Status != mvm.StatusPaused {
+		if vm.NetworkID != s.n.ID || vm.Status != mvm.StatusRunning && vm.Status != mvm.StatusPaused {
 			continue
 		}
-		spec, err := tapSpec(vm, n)
+		spec, err := tapSpec(vm, s.n)
 		if err != nil {
 			return err
 		}
 		was, ok := there[spec.Name]
-		if ok && was.Up && was.Guarded && was.Bridge == spec.Bridge && was.Isolated == spec.Isolated {
+		rebuilt := slices.ContainsFunc(s.done.Changes, func(ch HostChange) bool { return ch.What == "bridge "+spec.Bridge })
+		if ok && was.Up && was.Guarded && was.Bridge == spec.Bridge && was.Isolated == spec.Isolated && !rebuilt {
 			continue
 		}
-		if err := c.net.AddTap(ctx, spec); err != nil {
+		if err := s.c.net.AddTap(ctx, spec); err != nil {
 			return err
 		}
-		done.Changes = append(done.Changes, HostChange{What: "tap " + spec.Name + " of VM " + vm.Name, Old: tapWas(was, ok), New: "up on " + spec.Bridge})
+		s.done.Changes = append(s.done.Changes, HostChange{What: "tap " + spec.Name + " of VM " + vm.Name, Old: tapWas(was, ok), New: "up on " + spec.Bridge})
 	}
 	return nil
 }

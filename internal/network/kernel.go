@@ -180,6 +180,9 @@ type Observed struct {
 	Forwarding bool // the host forwards IPv4
 	Rules      []mvm.FirewallRule
 
+	// Right says that EnsureNetwork would change nothing.
+	Right bool
+
 	// RulesUnknown says that the process may not read rules. The rest is known
 	// to everyone.
 	RulesUnknown bool

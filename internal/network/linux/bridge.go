@@ -52,7 +52,7 @@ func (k *Kernel) EnsureNetwork(ctx context.Context, spec network.Spec) ([]networ
 	if err := ctx.Err(); err != nil {
 		return changes, err
 	}
-	if observed := observedRules(table, spec); !network.InPlace(network.Rules(spec), observed) || !table.complete() {
+	if !table.right(spec) {
 		if err := fw.put(networkTable(spec), table); err != nil {
 			return changes, err
 		}
@@ -259,5 +259,6 @@ func (k *Kernel) Observe(ctx context.Context, spec network.Spec) (network.Observ
 		return o, err
 	}
 	o.Rules = observedRules(table, spec)
+	o.Right = o.Active() && table.right(spec) && (o.Forwarding || !spec.NAT)
 	return o, nil
 }

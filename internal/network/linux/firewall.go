@@ -74,8 +74,10 @@ type tableState struct {
 	rules   []*nftables.Rule
 }
 
-// complete says whether all base chains are there.
-func (s tableState) complete() bool { return s.exists && s.chains == len(s.want.chains) }
+// right says whether all base chains of a network are there, with its rules.
+func (s tableState) right(spec network.Spec) bool {
+	return s.exists && s.chains == len(s.want.chains) && network.InPlace(network.Rules(spec), observedRules(s, spec))
+}
 
 // read reads the table's chains and rules. A table is ours when a rule in it
 // carries our tag, or when it holds nothing but our empty chains, as it does

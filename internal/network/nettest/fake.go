@@ -179,6 +179,7 @@ func (f *Fake) Observe(ctx context.Context, s network.Spec) (network.Observed, e
 	o.Forwarding = f.forwarding
 	if t := f.tables[s.Bridge]; t != nil && t.owner == network.Tag(s.NetworkID) {
 		o.Rules = slices.Clone(t.rules)
+		o.Right = o.Active() && network.InPlace(network.Rules(s), t.rules) && (f.forwarding || !s.NAT)
 	}
 	return o, nil
 }

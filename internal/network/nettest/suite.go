@@ -87,7 +87,7 @@ func observe(t *testing.T, h Host, s network.Spec) network.Observed {
 func wantActive(t *testing.T, h Host, s network.Spec) {
 	t.Helper()
 	o := observe(t, h, s)
-	if !o.Active() || o.Foreign {
+	if !o.Active() || o.Foreign || !o.Right {
 		t.Errorf("network %s is not active: %+v", s.Name, o)
 	}
 	if diff := cmp.Diff(network.Rules(s), o.Rules); diff != "" {
@@ -187,7 +187,7 @@ func mend(t *testing.T, h Host) {
 	} {
 		ensure(t, h, red)
 		c.damage()
-		if o := observe(t, h, red); !c.shows(o) {
+		if o := observe(t, h, red); o.Right || !c.shows(o) {
 			t.Errorf("%s, and observed is %+v", c.what, o)
 		}
 		if changes := ensure(t, h, red); len(changes) == 0 {
