@@ -30,6 +30,7 @@ type world struct {
 	dir    string
 	net    *nettest.Fake
 	driver *liveDriver
+	plug   *plugDriver // in its place, when set
 	root   bool
 	fc     vmm.Probe // what Firecracker says of this machine
 }
@@ -51,7 +52,12 @@ func (w *world) open() *Client {
 	}
 	c := m.core
 	c.net, c.isRoot = w.net, func() bool { return w.root }
-	c.qemu = func() vmm.Driver { return w.driver }
+	c.qemu = func() vmm.Driver {
+		if w.plug != nil {
+			return w.plug
+		}
+		return w.driver
+	}
 	c.firecracker = func(string) vmm.Driver { return probed{Driver: vmmtest.NewFake(), name: "firecracker", probe: w.fc} }
 	w.t.Cleanup(func() { _ = m.Close() })
 	return m
