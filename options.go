@@ -23,6 +23,11 @@ type VMOptions struct {
 	NetLimit     *VMLimit `json:"net_limit,omitempty"`
 	DiskLimit    *VMLimit `json:"disk_limit,omitempty"`
 	Publish      []string `json:"publish,omitempty"` // [hostip:]port:port[/udp]
+
+	// Where the restart policy is.
+	RestartCount   int    `json:"restart_count,omitempty"`    // starts by the policy since a user started the VM
+	RestartAt      string `json:"restart_at,omitempty"`       // when it starts the VM again; "" when the VM does not wait for that
+	RestartDelayMS int    `json:"restart_delay_ms,omitempty"` // before the last restart
 }
 
 // VMBalloon is the balloon device of a VM.
@@ -41,6 +46,17 @@ type VMLimit struct {
 
 // RestartPolicy says when a VM whose VMM ended is started again without being asked.
 type RestartPolicy string
+
+// Validate returns ErrInvalid for what is no restart policy.
+func (p RestartPolicy) Validate() error {
+	switch p {
+	case "", RestartNo, RestartOnFailure, RestartAlways:
+		return nil
+	case "unless-stopped":
+		return Errorf(ErrInvalid, "%s is not a restart policy", Quote(string(p))).WithHint("use always: a VM that was stopped by a command is not started again")
+	}
+	return Errorf(ErrInvalid, "%s is not a restart policy", Quote(clip(string(p)))).WithHint("use no, on-failure or always")
+}
 
 // The restart policies.
 const (

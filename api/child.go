@@ -10,7 +10,8 @@ import (
 )
 
 // ChildMain takes over when this process was started by mvm itself: as the
-// supervisor of a VM, or inside a guest as its agent. It then returns true when
+// supervisor of a VM, to write down its end or to restart it, or inside a guest as
+// its agent. It then returns true when
 // that work is done, with the status that the process has to exit with. A program
 // that uses this package calls it first thing in main:
 //
@@ -23,6 +24,10 @@ func ChildMain() (status int, done bool) {
 		return agentmain.Main(os.Args), true
 	case len(os.Args) > 1 && os.Args[1] == supervisor.Command:
 		return supervisor.Main(os.Args[2:]), true
+	case len(os.Args) > 1 && os.Args[1] == endedCommand:
+		return endedMain(os.Args[2:], nil), true
+	case len(os.Args) > 1 && os.Args[1] == restartCommand:
+		return restartMain(os.Args[2:], nil), true
 	}
 	return 0, false
 }

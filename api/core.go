@@ -23,11 +23,14 @@ type core struct {
 	runner *run.Host
 
 	// The machine; tests put another in its place.
-	net         network.Kernel
-	qemu        func() vmm.Driver
-	firecracker func(binary string) vmm.Driver
-	isRoot      func() bool
-	checkJail   func(dir string) error
+	net            network.Kernel
+	qemu           func() vmm.Driver
+	firecracker    func(binary string) vmm.Driver
+	isRoot         func() bool
+	checkJail      func(dir string) error
+	startRestarter func() error // a process that restarts VMs
+
+	agent string // the program that goes into guests where none was built in
 
 	noticeMu sync.Mutex // one notice at a time
 
@@ -46,8 +49,8 @@ func newCore(cfg Config) (*core, error) {
 			return nil, mvm.Errorf(mvm.ErrUnavailable, "cannot tell which program this is: %w", err)
 		}
 	}
-	c := &core{cfg: cfg, paths: p, runner: &run.Host{}, net: linux.New(), isRoot: func() bool { return os.Geteuid() == 0 }, checkJail: firecracker.CheckJail}
-	c.qemu, c.firecracker = c.realQEMU, c.realFirecracker
+	c := &core{cfg: cfg, paths: p, agent: cfg.Executable, runner: &run.Host{}, net: linux.New(), isRoot: func() bool { return os.Geteuid() == 0 }, checkJail: firecracker.CheckJail}
+	c.qemu, c.firecracker, c.startRestarter = c.realQEMU, c.realFirecracker, c.spawnRestarter
 	return c, nil
 }
 
@@ -89,6 +92,9 @@ func (c *core) open(ctx context.Context) (*store.Store, error) {
 
 // noticeRecovered says what became of an operation that an earlier command left.
 func (c *core) noticeRecovered(r op.Recovered) {
+	if r.Kind == opEnded {
+		return // nobody asked for it, and the VM's phase tells
+	}
 	what := "an interrupted " + r.Kind + " of " + mvm.Quote(r.Subject)
 	switch {
 	case r.Err != nil:

@@ -4,11 +4,12 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"io/fs"
+	"os"
 	"path/filepath"
 	"time"
 
 	"github.com/mvmctl/mvm"
-	"github.com/mvmctl/mvm/internal/proc"
 	"github.com/mvmctl/mvm/internal/store"
 	"github.com/mvmctl/mvm/internal/supervisor"
 	"github.com/mvmctl/mvm/internal/vmm"
@@ -118,27 +119,41 @@ func (c *core) driverOf(name string) vmm.Driver {
 	return c.qemu()
 }
 
-// killVMM ends the VMM and the supervisor of a VM, found by the VM's id in
-// their command lines, and removes the VMM's jail.
+// killVMM ends the VMM and the supervisor of a VM, and what tells of their end,
+// found by the VM's id in their command lines, and removes the VMM's jail.
 func (c *core) killVMM(ctx context.Context, vmID string, grace time.Duration) error {
 	if !validID(vmID) {
 		return mvm.Errorf(mvm.ErrBroken, "%s is not a VM's id", mvm.Quote(vmID))
 	}
-	// Twice: a supervisor that was just about to start its VMM shows no VMM yet.
-	var errs []error
-	for range 2 {
-		ids, err := proc.FindByArg(supervisor.Token(vmID))
-		if err != nil {
-			return err
-		}
-		for _, id := range ids {
-			errs = append(errs, proc.Kill(ctx, id, grace))
-		}
-	}
-	if err := errors.Join(errs...); err != nil {
+	if err := supervisor.End(ctx, vmID, grace); err != nil {
 		return err
 	}
-	return firecracker.Unjail(ctx, c.paths.vm(vmID), vmID)
+	return c.clearVMM(ctx, vmID)
+}
+
+// clearVMM removes what a VMM that has ended may have left.
+func (c *core) clearVMM(ctx context.Context, vmID string) error {
+	dir := c.paths.vm(vmID)
+	if err := removeSockets(dir); err != nil {
+		return err
+	}
+	return firecracker.Unjail(ctx, dir, vmID)
+}
+
+// removeSockets removes the sockets and FIFOs that killed processes have left in a
+// VM's directory, which may be gone.
+func removeSockets(dir string) error {
+	entries, err := os.ReadDir(dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	errs := []error{err}
+	for _, e := range entries {
+		if e.Type()&(fs.ModeSocket|fs.ModeNamedPipe) != 0 {
+			errs = append(errs, removeFile(filepath.Join(dir, e.Name())))
+		}
+	}
+	return errors.Join(errs...)
 }
 
 // recordHandle puts what Start returned into the VM's row.
@@ -157,7 +172,9 @@ func (p *vmPlan) recordHandle() error {
 	return nil
 }
 
-func (c *core) launcher() supervisor.Launcher { return supervisor.Launcher{Exe: c.cfg.Executable} }
+func (c *core) launcher() supervisor.Launcher {
+	return supervisor.Launcher{Exe: c.cfg.Executable, Ended: c.childArgs(endedCommand)}
+}
 
 func (c *core) realQEMU() vmm.Driver {
 	return qemu.New(qemu.Options{Launcher: c.launcher(), CacheDir: c.paths.cache, Runner: c.runner})

@@ -37,7 +37,7 @@ func (c *core) buildInitramfs(ctx context.Context, k *mvm.KernelItem, fsTypes []
 func (c *core) agentFile() (string, error) {
 	data, ok := agentbin.Agent(runtime.GOARCH)
 	if !ok {
-		return c.cfg.Executable, nil
+		return c.agent, nil
 	}
 	sum := sha256.Sum256(data)
 	path := filepath.Join(c.paths.binaries(), "mvm-agent-"+hex.EncodeToString(sum[:8]))

@@ -27,8 +27,8 @@ type PruneResult struct {
 	Bytes   int64    `json:"freed_bytes"` // on the disk; what files share is counted with each
 }
 
-// Prune removes all VMs but those that run or start; with All those too, at
-// once. What cannot be removed is told in the error, beside the rest.
+// Prune removes all VMs but those that run or start, or are about to by their
+// restart policy; with All those too, at once. What cannot be removed is told in the error, beside the rest.
 func (o *VMOperation) Prune(ctx context.Context, in PruneInput, opts ...Option) (*PruneResult, error) {
 	c := o.core
 	vms, err := o.ListAll(ctx)
@@ -43,7 +43,7 @@ func (o *VMOperation) Prune(ctx context.Context, in PruneInput, opts ...Option) 
 	res := &PruneResult{Removed: []string{}}
 	var errs []error
 	for _, vm := range vms {
-		if slices.Contains(spare, vm.Status) {
+		if slices.Contains(spare, vm.Status) || !in.All && waitsForRestart(vm) {
 			continue
 		}
 		size := usage(c.paths.vm(vm.ID))

@@ -64,6 +64,8 @@ type VMCreateInput struct {
 	NetLimit   *mvm.VMLimit    // in each direction
 
 	id string // "" makes one
+
+	RestartPolicy mvm.RestartPolicy // "" is no
 }
 
 // VMCreateResult is what create made.

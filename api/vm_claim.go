@@ -9,7 +9,6 @@ import (
 	"github.com/mvmctl/mvm/internal/op"
 	"github.com/mvmctl/mvm/internal/proc"
 	"github.com/mvmctl/mvm/internal/store"
-	"github.com/mvmctl/mvm/internal/vmm"
 )
 
 // actStep is the one step of a verb whose effect is not undone but repeated:
@@ -24,17 +23,32 @@ func (s *actStep) Revert(context.Context) error { return nil }
 
 // withClaim runs a verb on a VM that no other command can move meanwhile, and
 // writes down the phase it ends in. When it fails or dies, the VM gets the phase
-// back that its process shows.
+// back that it had.
 func (c *core) withClaim(ctx context.Context, vm *mvm.VMInstanceItem, verb mvm.Verb, success mvm.VMStatus, cause string, do func(context.Context) error) error {
-	undo, err := json.Marshal(claimed{vm.Status})
+	return c.claimFor(ctx, vm, verb, success, cause, &actStep{do})
+}
+
+// claimFor is withClaim with a step that knows how to take its effect back.
+func (c *core) claimFor(ctx context.Context, vm *mvm.VMInstanceItem, verb mvm.Verb, success mvm.VMStatus, cause string, step op.Step) error {
+	undo, err := json.Marshal(claimed{vm.Status, vm.StatusReason})
 	if err != nil {
 		return err
 	}
 	return c.journal.Run(ctx, op.Op{
 		Kind: "vm." + string(verb), Subject: vm.Name, SubjectID: vm.ID, UndoData: undo,
-		Reserve: func(tx *store.Tx) error { _, err := tx.ClaimVM(ctx, vm.ID, verb); return err },
-		Steps:   []op.Step{&actStep{do}},
-		Commit:  func(tx *store.Tx) error { return settle(ctx, tx, vm, success, cause) },
+		Reserve: func(tx *store.Tx) error {
+			before, err := tx.ClaimVM(ctx, vm.ID, verb)
+			if err != nil {
+				return err
+			}
+			if before.Status != vm.Status {
+				return mvm.Errorf(mvm.ErrConflict, "it is %s by now", before.Status).WithHint("see 'mvm vm ls', then try again")
+			}
+			*vm = *before // it may have been started anew since it was looked at
+			return nil
+		},
+		Steps:  []op.Step{step},
+		Commit: func(tx *store.Tx) error { return settle(ctx, tx, vm, success, cause) },
 	})
 }
 
@@ -77,8 +91,19 @@ func (c *core) newJournal(st *store.Store) *op.Journal {
 	j.OnUndo(opAttach, unattach)
 	j.OnUndo(opVolumeResize, func(tx *store.Tx, id string, _ []byte) error { return c.recordVolumeSize(tx, id) })
 	stuck := func(tx *store.Tx, vmID string, _ []byte, reason string) error {
-		_, err := tx.SetVMStatus(tx.Context(), vmID, mvm.StatusError, reason)
-		return err
+		vm, err := tx.GetVM(tx.Context(), vmID)
+		if errors.Is(err, mvm.ErrNotFound) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		from := vm.Status
+		vm.Status, vm.StatusReason, vm.Options.RestartAt = mvm.StatusError, reason, ""
+		if err := tx.UpdateVM(tx.Context(), vm); err != nil {
+			return err
+		}
+		return tx.AppendEvent(tx.Context(), event(vm, "state", from, reason))
 	}
 	j.OnStuck(opCreate, stuck)
 	j.OnStuck(opRemove, stuck)
@@ -98,7 +123,7 @@ func (c *core) newJournal(st *store.Store) *op.Journal {
 	c.networkUndo(j)
 	j.OnFinish(opSnapshotRemove, func(tx *store.Tx, id string, _ []byte) error { return tx.DeleteSnapshot(tx.Context(), id) })
 	for _, verb := range []mvm.Verb{mvm.VerbLoad, mvm.VerbUpdate, mvm.VerbStart, mvm.VerbStop, mvm.VerbPause, mvm.VerbResume} {
-		j.OnUndo("vm."+string(verb), unclaim)
+		j.OnUndo("vm."+string(verb), func(tx *store.Tx, vmID string, data []byte) error { return unclaim(tx, vmID, verb, data) })
 		j.OnStuck("vm."+string(verb), stuck)
 	}
 	return j
@@ -112,8 +137,10 @@ func forget(tx *store.Tx, vmID string) error {
 	return tx.DeleteVM(tx.Context(), vmID)
 }
 
-// unclaim gives a VM the phase back that it had, unless its VMM is gone.
-func unclaim(tx *store.Tx, vmID string, data []byte) error {
+// unclaim gives a VM the phase back that it had. One that was to be stopped and
+// whose VMM is gone by now is stopped; any other VMM that is gone is found like
+// one that ended by itself.
+func unclaim(tx *store.Tx, vmID string, verb mvm.Verb, data []byte) error {
 	ctx := tx.Context()
 	vm, err := tx.GetVM(ctx, vmID)
 	if err != nil {
@@ -126,15 +153,18 @@ func unclaim(tx *store.Tx, vmID string, data []byte) error {
 	if err := json.Unmarshal(data, &was); err != nil {
 		return mvm.Errorf(mvm.ErrBroken, "the journal's record of VM %s: %w", mvm.Quote(vm.Name), err)
 	}
-	to := was.Status
-	if to.Active() && !alive(vm) {
-		to = mvm.StatusStopped
+	vm.Status, vm.StatusReason = was.Status, was.Reason
+	if verb == mvm.VerbStop && hasEnded(vm) {
+		return settle(ctx, tx, vm, mvm.StatusStopped, "stopped by a command that was interrupted")
 	}
-	return settle(ctx, tx, vm, to, "interrupted")
+	if err := tx.UpdateVM(ctx, vm); err != nil {
+		return err
+	}
+	return tx.AppendEvent(ctx, event(vm, "undone", vm.Status, "'"+string(verb)+"' failed or was interrupted, and was taken back"))
 }
 
 // alive reports whether the VMM that a VM was started with still runs.
 func alive(vm *mvm.VMInstanceItem) bool {
-	var h vmm.Handle
-	return len(vm.Handle) > 0 && json.Unmarshal(vm.Handle, &h) == nil && proc.Alive(h.VMM)
+	h, err := handleOf(vm)
+	return err == nil && proc.Alive(h.VMM)
 }

@@ -145,6 +145,7 @@ func (p *vmPlan) commitAs(ctx context.Context, tx *store.Tx, to mvm.VMStatus, ca
 	}
 	from := p.was
 	p.item.Status, p.item.StatusReason, p.item.ExitCode, p.item.UpdatedAt = to, "", nil, now()
+	p.item.Options.RestartAt = ""
 	if err := tx.UpdateVM(ctx, p.item); err != nil {
 		return err
 	}
@@ -181,7 +182,7 @@ func (in VMCreateInput) validate() error {
 			return err
 		}
 	}
-	for _, err := range []error{in.validateOptions(), mvm.ValidateBootArgs(in.LSMFlags), mvm.ValidateBootArgs(in.BootArgs), validateHypervisor(in.Hypervisor), validateCloudInit(in.CloudInitMode), in.Wait.Validate()} {
+	for _, err := range []error{in.validateOptions(), mvm.ValidateBootArgs(in.LSMFlags), mvm.ValidateBootArgs(in.BootArgs), validateHypervisor(in.Hypervisor), validateCloudInit(in.CloudInitMode), in.Wait.Validate(), in.RestartPolicy.Validate()} {
 		if err != nil {
 			return err
 		}

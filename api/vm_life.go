@@ -81,12 +81,21 @@ func (o *VMOperation) Start(ctx context.Context, in VMInput, opts ...Option) (mv
 	})
 }
 
-// claimed is what the undoing of a verb needs: the phase that the VM had.
+// claimed is what the undoing of a verb needs: the phase that the VM had, and why.
 type claimed struct {
 	Status mvm.VMStatus `json:"status"`
+	Reason string       `json:"reason"`
 }
 
+// start starts a VM as a user asks for it: what its restart policy had in mind is
+// over.
 func (c *core) start(ctx context.Context, st *store.Store, vm *mvm.VMInstanceItem, cause string) error {
+	vm.Options.RestartCount, vm.Options.RestartDelayMS = 0, 0
+	return c.startIf(ctx, st, vm, cause, func(*mvm.VMInstanceItem) error { return nil })
+}
+
+// startIf starts a VM if fit says so of its row, in the transaction that claims it.
+func (c *core) startIf(ctx context.Context, st *store.Store, vm *mvm.VMInstanceItem, cause string, fit func(*mvm.VMInstanceItem) error) error {
 	inv, err := loadInventory(ctx, st)
 	if err != nil {
 		return err
@@ -101,14 +110,18 @@ func (c *core) start(ctx context.Context, st *store.Store, vm *mvm.VMInstanceIte
 	if p.initrd, err = c.buildInitramfs(ctx, p.kernel, p.bootFSTypes()); err != nil {
 		return err
 	}
-	undo, err := json.Marshal(claimed{vm.Status})
+	undo, err := json.Marshal(claimed{vm.Status, vm.StatusReason})
 	if err != nil {
 		return err
 	}
 	return c.journal.Run(ctx, op.Op{
 		Kind: opStart, Subject: vm.Name, SubjectID: vm.ID, UndoData: undo,
 		Reserve: func(tx *store.Tx) error {
-			if _, err := tx.ClaimVM(ctx, vm.ID, mvm.VerbStart); err != nil {
+			before, err := tx.ClaimVM(ctx, vm.ID, mvm.VerbStart)
+			if err == nil {
+				err = fit(before)
+			}
+			if err != nil {
 				return err
 			}
 			if err := p.loadVolumes(ctx, tx); err != nil { // one may have come or gone since the plan was made
@@ -149,6 +162,9 @@ func (o *VMOperation) Stop(ctx context.Context, in VMInput, opts ...Option) (mvm
 }
 
 func (c *core) stop(ctx context.Context, st *store.Store, vm *mvm.VMInstanceItem, in VMInput) error {
+	if waitsForRestart(vm) {
+		return c.cancelRestart(ctx, st, vm)
+	}
 	if vm.Status == mvm.StatusStopped || vm.Status == mvm.StatusCrashed {
 		return refusal(mvm.VerbStop, vm)
 	}
@@ -157,7 +173,8 @@ func (c *core) stop(ctx context.Context, st *store.Store, vm *mvm.VMInstanceItem
 
 // endVM stops a VM under a claim.
 func (c *core) endVM(ctx context.Context, st *store.Store, vm *mvm.VMInstanceItem, in VMInput, cause string) error {
-	return c.withClaim(ctx, vm, mvm.VerbStop, mvm.StatusStopped, cause, func(ctx context.Context) error { return c.end(ctx, st, vm, in) })
+	step := &stopStep{c: c, VMID: vm.ID, Tap: vm.TapDevice, do: func(ctx context.Context) error { return c.end(ctx, st, vm, in) }}
+	return c.claimFor(ctx, vm, mvm.VerbStop, mvm.StatusStopped, cause, step)
 }
 
 // end shuts the guest down and removes its tap; the VM's directory stays.
@@ -183,9 +200,7 @@ func (c *core) end(ctx context.Context, st *store.Store, vm *mvm.VMInstanceItem,
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}
-		if code := exitCode(ctx, m); code != nil {
-			vm.ExitCode = code
-		}
+		vm.ExitCode = exitCode(ctx, m)
 	}
 	grace := time.Duration(set.num("settings.vm", "term_timeout_sec")) * time.Second
 	if in.Force {
@@ -193,6 +208,9 @@ func (c *core) end(ctx context.Context, st *store.Store, vm *mvm.VMInstanceItem,
 	}
 	if err := c.killVMM(ctx, vm.ID, grace); err != nil {
 		return err
+	}
+	if exit, err := vmm.ReadExit(c.paths.vm(vm.ID)); err == nil && exit.Code >= 0 && vm.ExitCode == nil {
+		vm.ExitCode = &exit.Code
 	}
 	return (&tapStep{c: c, VMID: vm.ID, Name: vm.TapDevice}).Revert(ctx)
 }
@@ -224,6 +242,9 @@ func (c *core) removeVM(ctx context.Context, vm *mvm.VMInstanceItem, spare []mvm
 		Kind: opRemove, Subject: vm.Name, SubjectID: vm.ID,
 		Reserve: func(tx *store.Tx) error {
 			before, err := tx.ClaimVM(ctx, vm.ID, mvm.VerbRemove)
+			if err == nil && len(spare) > 0 && waitsForRestart(before) {
+				return mvm.Errorf(mvm.ErrConflict, "it waits for its restart by now").WithHint("it was left alone; see 'mvm vm ls'")
+			}
 			if err == nil && slices.Contains(spare, before.Status) {
 				return mvm.Errorf(mvm.ErrConflict, "it is %s by now", before.Status).WithHint("it was left alone; see 'mvm vm ls'")
 			}
@@ -276,7 +297,7 @@ func (c *core) pauser(ctx context.Context, vm *mvm.VMInstanceItem, verb mvm.Verb
 	if !mvm.TransitionOf(verb).Allows(vm.Status) {
 		return refusal(verb, vm)
 	}
-	return c.withClaim(ctx, vm, verb, success, string(verb)+"d as asked", func(ctx context.Context) error {
+	return c.claimFor(ctx, vm, verb, success, string(verb)+"d as asked", &phaseStep{c: c, VMID: vm.ID, Verb: verb, do: func(ctx context.Context) error {
 		m, err := c.attach(ctx, vm)
 		if err != nil {
 			return err
@@ -293,7 +314,7 @@ func (c *core) pauser(ctx context.Context, vm *mvm.VMInstanceItem, verb mvm.Verb
 			c.setClock(ctx, vm, m)
 		}
 		return nil
-	})
+	}})
 }
 
 // setClock sets the guest's clock, which stood still while it was paused. A guest

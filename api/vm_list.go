@@ -2,8 +2,6 @@ package api
 
 import (
 	"context"
-	"encoding/json"
-	"os"
 	"path/filepath"
 	"slices"
 	"time"
@@ -11,7 +9,6 @@ import (
 	"github.com/mvmctl/mvm"
 	"github.com/mvmctl/mvm/internal/disk"
 	"github.com/mvmctl/mvm/internal/store"
-	"github.com/mvmctl/mvm/internal/vmm"
 )
 
 // ListAll returns all VMs, or those in the phases named, as they are now: a VM
@@ -25,9 +22,9 @@ func (o *VMOperation) ListAll(ctx context.Context, phases ...mvm.VMStatus) ([]*m
 	if err != nil {
 		return nil, err
 	}
+	o.core.observe(ctx, st, vms...)
 	out := []*mvm.VMInstanceItem{}
 	for _, vm := range vms {
-		o.core.observe(ctx, st, vm)
 		if len(phases) == 0 || slices.Contains(phases, vm.Status) {
 			out = append(out, vm)
 		}
@@ -59,42 +56,6 @@ func (c *core) findVM(ctx context.Context, st *store.Store, selector string) (*m
 	}
 	c.observe(ctx, st, vm)
 	return vm, nil
-}
-
-// observe corrects a VM's phase by what its process shows, and writes that down
-// if no other command works on the VM.
-func (c *core) observe(ctx context.Context, st *store.Store, vm *mvm.VMInstanceItem) {
-	if vm.Status != mvm.StatusRunning && vm.Status != mvm.StatusPaused || alive(vm) {
-		return
-	}
-	to, cause, code := c.autopsy(vm)
-	was := vm.Status
-	// A failure to write is no failure to tell: the next command tries again.
-	_ = st.Tx(ctx, func(tx *store.Tx) error {
-		stored, err := tx.GetVM(ctx, vm.ID)
-		if err != nil || stored.Status != was || alive(stored) {
-			return err
-		}
-		stored.ExitCode = code
-		return settle(ctx, tx, stored, to, cause)
-	})
-	vm.Status, vm.ExitCode, vm.PID, vm.ProcessStartTime, vm.RelayPID = to, code, 0, nil, nil
-	if to == mvm.StatusCrashed {
-		vm.StatusReason = cause
-	}
-}
-
-// autopsy tells from what the supervisor left how a VMM ended.
-func (c *core) autopsy(vm *mvm.VMInstanceItem) (mvm.VMStatus, string, *int) {
-	var exit vmm.Exit
-	data, err := os.ReadFile(filepath.Join(c.paths.vm(vm.ID), vmm.ExitFile))
-	if err != nil || json.Unmarshal(data, &exit) != nil {
-		return mvm.StatusCrashed, "the VMM is gone; nothing tells how it ended", nil
-	}
-	if exit.Code == 0 && exit.Signal == "" {
-		return mvm.StatusStopped, "the guest powered off", &exit.Code
-	}
-	return mvm.StatusCrashed, firstOf(exit.Reason, "the VMM ended by itself"), &exit.Code
 }
 
 // Inspect returns all that is known of a VM; what the guest's agent says is

@@ -30,7 +30,10 @@ func newID() string {
 	return hex.EncodeToString(b)
 }
 
-func now() string { return time.Now().UTC().Format("2006-01-02T15:04:05.000Z") }
+func now() string { return stamp(time.Now()) }
+
+// stamp is a time as it is stored.
+func stamp(t time.Time) string { return t.UTC().Format("2006-01-02T15:04:05.000Z") }
 
 // vmPlan is everything about a VM that is to be started, chosen before the
 // first side effect. One builder makes it for every path that starts a VM.
@@ -74,6 +77,9 @@ func (c *core) planCreate(ctx context.Context, st *store.Store, inv *inventory, 
 	p.item = item
 	if err := p.chooseOptions(in); err != nil {
 		return nil, err
+	}
+	if in.RestartPolicy != mvm.RestartNo {
+		item.Options.Restart = in.RestartPolicy
 	}
 	lsm, args := firstOf(in.LSMFlags, set.str("defaults.vm", "lsm_flags")), firstOf(in.BootArgs, set.str("defaults.vm", "boot_args"))
 	item.LSMFlags, item.BootArgs = optional(lsm), optional(args)

@@ -100,7 +100,7 @@ type Journal struct {
 	st       *store.Store
 	dir      string // of the lock files
 	decoders map[string]Decoder
-	fault    fault
+	fault    faults
 
 	mu     sync.RWMutex
 	undo   map[string]UndoFunc
@@ -117,7 +117,7 @@ const revertLimit = 30 * time.Second
 // MVM_FAULT is read here; see fault.go.
 func New(st *store.Store, dir string, decoders map[string]Decoder) *Journal {
 	return &Journal{
-		st: st, dir: dir, decoders: decoders, fault: readFault(),
+		st: st, dir: dir, decoders: decoders, fault: readFaults(),
 		undo: map[string]UndoFunc{}, finish: map[string]UndoFunc{}, stuck: map[string]StuckFunc{},
 	}
 }

@@ -60,6 +60,13 @@ func (q Queries) ListVMs(ctx context.Context) ([]*mvm.VMInstanceItem, error) {
 	return vms.where(ctx, q, "1 order by created_at, name")
 }
 
+// ListRestarts returns the VMs that wait until their restart policies start them
+// again, oldest first.
+func (q Queries) ListRestarts(ctx context.Context) ([]*mvm.VMInstanceItem, error) {
+	cond, args := in([]mvm.VMStatus{mvm.StatusStopped, mvm.StatusCrashed})
+	return vms.where(ctx, q, "status"+cond+" and options ->> '$.restart_at' <> '' order by created_at, name", args...)
+}
+
 // Use says by what ListVMsUsing selects.
 type Use string
 

@@ -24,6 +24,11 @@ type Fake struct {
 	Routes    []network.Route
 	Addresses []network.Address
 
+	// File, if set, holds the host instead of memory: all Fakes with that file,
+	// also of other processes, are one host. One that is killed leaves each
+	// method's effect whole or not there.
+	File string
+
 	mu         sync.Mutex
 	links      map[string]*fakeLink
 	tables     map[string]*fakeTable
@@ -52,10 +57,22 @@ func (f *Fake) begin(ctx context.Context) (func(), error) {
 		return nil, err
 	}
 	f.mu.Lock()
+	end := f.mu.Unlock
+	if f.File != "" {
+		write, err := f.share(ctx)
+		if err != nil {
+			f.mu.Unlock()
+			return nil, err
+		}
+		end = func() {
+			write()
+			f.mu.Unlock()
+		}
+	}
 	if f.links == nil {
 		f.links, f.tables = map[string]*fakeLink{"lo": {kind: "other", up: true}}, map[string]*fakeTable{}
 	}
-	return f.mu.Unlock, nil
+	return end, nil
 }
 
 func (f *Fake) effect(ctx context.Context, what string) error {

@@ -2,6 +2,7 @@ package nettest
 
 import (
 	"errors"
+	"path/filepath"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -9,6 +10,10 @@ import (
 
 func TestFakeKernel(t *testing.T) {
 	Suite(t, func(*testing.T) Host { return new(Fake) })
+}
+
+func TestFakeKernelInAFile(t *testing.T) {
+	Suite(t, func(t *testing.T) Host { return &Fake{File: filepath.Join(t.TempDir(), "net")} })
 }
 
 // Whichever effect fails, removal leaves what was there before, and trying

@@ -1,0 +1,154 @@
+package api
+
+import (
+	"context"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/mvmctl/mvm"
+)
+
+// deeds are what commands in a hosted world can do to the VM "web".
+var deeds = map[string]func(context.Context, *Client) error{
+	"create": func(ctx context.Context, m *Client) error {
+		_, err := m.VM.Create(ctx, VMCreateInput{Name: "web", NoAgent: true})
+		return err
+	},
+	"create other": func(ctx context.Context, m *Client) error {
+		_, err := m.VM.Create(ctx, VMCreateInput{Name: "other", NoAgent: true})
+		return err
+	},
+	"start":  verb(func(m *Client) batchVerb { return m.VM.Start }),
+	"stop":   verb(func(m *Client) batchVerb { return m.VM.Stop }),
+	"pause":  verb(func(m *Client) batchVerb { return m.VM.Pause }),
+	"resume": verb(func(m *Client) batchVerb { return m.VM.Resume }),
+	"rm": func(ctx context.Context, m *Client) error {
+		_, err := m.VM.Remove(ctx, VMInput{Identifiers: []string{"web"}, Force: true})
+		return err
+	},
+}
+
+type batchVerb = func(context.Context, VMInput, ...Option) (mvm.Batch[*mvm.VMInstanceItem], error)
+
+func verb(of func(*Client) batchVerb) func(context.Context, *Client) error {
+	return func(ctx context.Context, m *Client) error {
+		_, err := of(m)(ctx, VMInput{Identifiers: []string{"web"}})
+		return err
+	}
+}
+
+// plans are the deeds that are tried at every step: each with the kinds of its
+// operations, and the deeds that lead from nothing to where it begins.
+var plans = []struct {
+	deed  string
+	kinds []string
+	first []string
+}{
+	{"create", []string{opCreate}, nil},
+	{"start", []string{opStart}, []string{"create", "stop"}},
+	{"stop", []string{"vm.stop"}, []string{"create"}},
+	{"pause", []string{"vm.pause"}, []string{"create"}},
+	{"resume", []string{"vm.resume"}, []string{"create", "pause"}},
+	{"rm", []string{opRemove}, []string{"create"}},
+}
+
+// A command that fails, is cancelled or killed at any step of its plan, before or
+// after the step's effect, and also while it takes back what it did, leaves the
+// world as it began or as it was asked for. Which steps there are is asked of the
+// plan itself.
+func TestEveryStepOfEveryPlan(t *testing.T) {
+	for _, p := range plans {
+		t.Run(p.deed, func(t *testing.T) {
+			t.Parallel()
+			w := newHosted(t)
+			w.must("create other")
+			begin := func() {
+				for _, deed := range p.first {
+					w.must(deed)
+				}
+			}
+			begin()
+			before := w.settled()
+			points := w.points("", p.deed, p.kinds)
+			after := w.settled()
+			again := func() {
+				if !slices.Equal(before, after) || p.deed != "rm" {
+					_ = w.run("", "rm")
+				}
+				begin()
+				w.becomes("the beginning once more", before)
+			}
+			again()
+			// Whatever is taken back is begun to be by a failure at the very end.
+			last := "error:" + p.kinds[len(p.kinds)-1] + ":commit:before"
+			var faults []string
+			for _, point := range points {
+				for _, action := range []string{"error", "cancel", "kill"} {
+					if testing.Short() && action == "error" {
+						continue // as cancel, but for the message
+					}
+					faults = append(faults, action+":"+point)
+				}
+			}
+			if p.deed != "rm" {
+				for _, point := range w.points(last, p.deed, p.kinds) {
+					if strings.Contains(point, ":revert:") || strings.Contains(point, ":undo:") {
+						faults = append(faults, last+",error:"+point, last+",kill:"+point)
+					}
+				}
+				if w.becomes("a failure at the end", before, after) == 1 {
+					again()
+				}
+			}
+			t.Logf("%d points of the plan, %d faults", len(points), len(faults))
+			for _, f := range faults {
+				err := w.run(f, p.deed)
+				got := w.becomes(f, before, after)
+				if got == 0 && err == nil {
+					t.Errorf("%s: it failed without a word", f)
+				}
+				if got == 1 && !slices.Equal(before, after) {
+					again()
+				}
+			}
+		})
+	}
+}
+
+// points does a deed with a fault and returns the points that its operations
+// passed, in order.
+func (w *hosted) points(fault, deed string, kinds []string) []string {
+	w.t.Helper()
+	file := filepath.Join(w.t.TempDir(), "trace")
+	err := w.run(strings.TrimPrefix(fault+",trace:*:"+file+":after", ","), deed)
+	if (err != nil) != (fault != "") {
+		w.t.Fatalf("%s with %q: %v", deed, fault, err)
+	}
+	data, err := os.ReadFile(file)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	var points []string
+	for line := range strings.Lines(string(data)) {
+		line = strings.TrimSpace(line)
+		kind, _, _ := strings.Cut(line, ":")
+		if slices.Contains(kinds, kind) {
+			points = append(points, line)
+		}
+	}
+	if len(points) < 4 {
+		w.t.Fatalf("%s passed only %q", deed, points)
+	}
+	return points
+}
+
+// must does a deed that has to go well.
+func (w *hosted) must(deed string) {
+	w.t.Helper()
+	if err := w.run("", deed); err != nil {
+		w.t.Fatalf("%s: %v", deed, err)
+	}
+}

@@ -1,0 +1,314 @@
+package api
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/mvmctl/mvm"
+	"github.com/mvmctl/mvm/internal/host"
+	"github.com/mvmctl/mvm/internal/network/nettest"
+	"github.com/mvmctl/mvm/internal/op"
+	"github.com/mvmctl/mvm/internal/proc"
+	"github.com/mvmctl/mvm/internal/supervisor"
+	"github.com/mvmctl/mvm/internal/vmm"
+	"github.com/mvmctl/mvm/internal/vmm/firecracker"
+	"github.com/mvmctl/mvm/internal/vmm/vmmtest"
+	"github.com/mvmctl/mvm/internal/vmm/vmmtest/fakevmm"
+)
+
+// TestMain lets the test binary be all that mvm starts itself as, the VMM, and a
+// command in a hosted world.
+func TestMain(m *testing.M) {
+	fakevmm.Main()
+	if len(os.Args) > 2 {
+		rest := os.Args[2:]
+		switch os.Args[1] {
+		case supervisor.Command:
+			os.Exit(supervisor.Main(rest))
+		case endedCommand:
+			os.Exit(endedMain(rest, intoWorld))
+		case restartCommand:
+			os.Exit(restartMain(rest, intoWorld))
+		case worldCommand:
+			os.Exit(worldMain(rest))
+		}
+	}
+	os.Exit(m.Run())
+}
+
+// hosted is a machine of processes: the real Firecracker driver on fakevmm, real
+// supervisors, and a network in a file. Commands on it run in the test, or in
+// processes of their own, which can be killed.
+type hosted struct {
+	t   *testing.T
+	dir string
+	net *nettest.Fake
+}
+
+// Names in the directory of a hosted world.
+const (
+	worldCache = "cache"
+	worldNet   = "net.json"
+	worldVMM   = "firecracker" // a link to the program
+	worldAgent = "agent"
+)
+
+func newHosted(t *testing.T) *hosted {
+	t.Helper()
+	w := &hosted{t: t, dir: t.TempDir()}
+	w.net = &nettest.Fake{File: filepath.Join(w.dir, worldNet)}
+	err := errors.Join(
+		os.Symlink(fakevmm.Install(t), filepath.Join(w.dir, worldVMM)),
+		os.Symlink(vmmtest.TinyGuest(t, false), filepath.Join(w.dir, worldAgent)),
+		os.Mkdir(filepath.Join(w.dir, worldCache), 0o700))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { // whatever the test left running
+		for _, p := range w.processes() {
+			_ = proc.Kill(context.Background(), p.id, 0)
+		}
+	})
+	plain := &world{t: t, dir: w.dir}
+	plain.stock(w.open())
+	return w
+}
+
+// intoWorld puts the machine of a hosted world into a core, of which the cache is
+// the world's.
+func intoWorld(c *core) {
+	dir := filepath.Dir(c.paths.cache)
+	c.net, c.isRoot, c.agent = &nettest.Fake{File: filepath.Join(dir, worldNet)}, func() bool { return true }, filepath.Join(dir, worldAgent)
+	c.qemu = func() vmm.Driver {
+		return probed{Driver: vmmtest.NewFake(), name: "qemu", probe: vmm.Probe{Problems: []vmm.Problem{{What: "there is no QEMU", Hint: "get it", Fatal: true}}}}
+	}
+	d := firecracker.New(firecracker.Options{
+		Binary: filepath.Join(dir, worldVMM), Cache: filepath.Join(c.paths.cache, "firecracker.version"), Runner: c.runner, Launcher: c.launcher(),
+		CheckKVM: func() host.KVM { return host.KVM{Usable: true} },
+	})
+	c.firecracker = func(string) vmm.Driver { return d }
+}
+
+// open makes a client on the world, as a new process would.
+func (w *hosted) open() *Client {
+	w.t.Helper()
+	m, err := enterWorld(w.dir)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	w.t.Cleanup(func() { _ = m.Close() })
+	return m
+}
+
+func enterWorld(dir string) (*Client, error) {
+	m, err := Open(context.Background(), Config{CacheDir: filepath.Join(dir, worldCache), ConfigDir: filepath.Join(dir, "config"), TempDir: filepath.Join(dir, "tmp")})
+	if err == nil {
+		intoWorld(m.core)
+	}
+	return m, err
+}
+
+// worldCommand is the first argument of a command in a hosted world: its directory
+// and the name of a deed follow.
+const worldCommand = "__world"
+
+func worldMain(args []string) int {
+	m, err := enterWorld(args[0])
+	if err == nil {
+		err = deeds[args[1]](context.Background(), m)
+		err = errors.Join(err, m.Close())
+	}
+	if err != nil {
+		_, _ = fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	return 0
+}
+
+// command is a deed as a process of its own.
+func (w *hosted) command(fault, deed string) *exec.Cmd {
+	cmd := exec.Command(os.Args[0], worldCommand, w.dir, deed)
+	cmd.Env = append(os.Environ(), op.FaultVariable+"="+fault)
+	return cmd
+}
+
+// run does a deed in a process of its own.
+func (w *hosted) run(fault, deed string) error {
+	out, err := w.command(fault, deed).CombinedOutput()
+	if err != nil {
+		err = fmt.Errorf("%w: %s", err, out)
+	}
+	return err
+}
+
+// process is one that belongs to the world.
+type process struct {
+	id   proc.Identity
+	line string
+}
+
+// processes are all that have the world's directory in their command line, and so
+// all that its commands have started.
+func (w *hosted) processes() []process {
+	found, err := proc.FindByArg(w.dir)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	var out []process
+	for _, id := range found {
+		if line := strings.Join(cmdline(id.PID), " "); line != "" {
+			out = append(out, process{id, line})
+		}
+	}
+	return out
+}
+
+// listing is all that commands may leave behind, a line each: rows, leases, links,
+// processes and files. Where two worlds differ only in what is chosen anew for
+// each VM, their listings are the same.
+func (w *hosted) listing() []string {
+	w.t.Helper()
+	m := w.open()
+	ctx := w.t.Context()
+	st, err := m.core.open(ctx)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	defer func() { _ = m.Close() }()
+	lines := []string{}
+	add := func(format string, args ...any) { lines = append(lines, fmt.Sprintf(format, args...)) }
+	vms, err1 := st.ListVMs(ctx)
+	nets, err2 := st.ListNetworks(ctx)
+	ops, err3 := st.ListOps(ctx, "")
+	taps, err4 := w.net.Taps(ctx)
+	links, err5 := w.net.Interfaces(ctx)
+	if err := errors.Join(err1, err2, err3, err4, err5); err != nil {
+		w.t.Fatal(err)
+	}
+	var names []string // what is chosen anew, and what stands for it
+	for _, v := range vms {
+		names = append(names, v.ID, "<"+v.Name+">", v.TapDevice, "<tap of "+v.Name+">")
+		add("vm %s %s %s pid=%v handle=%v reason=%q restart=%v volumes=%v", v.Name, v.Status, v.IPv4, v.PID > 0, len(v.Handle) > 0, v.StatusReason, v.Options.RestartAt != "", v.VolumeIDs)
+		add("state of %s %s", v.Name, w.observed(m, v))
+	}
+	for _, n := range nets {
+		leases, err := st.ListLeases(ctx, n.ID)
+		if err != nil {
+			w.t.Fatal(err)
+		}
+		for _, l := range leases {
+			add("lease %s %s", l.IPv4, deref(l.VMID))
+		}
+	}
+	for _, o := range ops {
+		add("operation %s %s %s", o.Kind, o.Subject, o.State)
+	}
+	for _, tap := range taps {
+		add("tap %s of %s up=%v guarded=%v on %s", tap.Name, tap.VMID, tap.Up, tap.Guarded, tap.Bridge)
+	}
+	for _, l := range links {
+		add("link %s", l)
+	}
+	for _, p := range w.processes() {
+		add("process %s", strings.ReplaceAll(p.line, w.dir, ""))
+	}
+	lines = append(lines, w.files()...)
+	replace := strings.NewReplacer(names...)
+	for i := range lines {
+		lines[i] = replace.Replace(lines[i])
+	}
+	slices.Sort(lines)
+	return lines
+}
+
+// observed is what the VMM of a VM says.
+func (w *hosted) observed(m *Client, v *mvm.VMInstanceItem) string {
+	machine, err := m.core.attach(w.t.Context(), v)
+	if err != nil {
+		return "none"
+	}
+	state, err := machine.State(w.t.Context())
+	if err != nil {
+		return "none"
+	}
+	return string(state)
+}
+
+// anew are files of a VM that each run writes anew, or not.
+var anew = []string{vmm.ExitFile, "supervisor.json", "firecracker.json", "firecracker.log", "firecracker.stderr", "firecracker.console.log", "firecracker.metrics", seedName}
+
+func (w *hosted) files() []string {
+	var out []string
+	root := filepath.Join(w.dir, worldCache)
+	for _, part := range []string{"vms", "ops", "volumes", "snapshots"} {
+		err := filepath.WalkDir(filepath.Join(root, part), func(path string, d fs.DirEntry, err error) error {
+			switch {
+			case errors.Is(err, fs.ErrNotExist):
+				return nil
+			case err != nil:
+				return err
+			}
+			rel, _ := filepath.Rel(root, path)
+			if rel != part && !slices.Contains(anew, strings.TrimSuffix(d.Name(), ".1")) && !strings.HasPrefix(d.Name(), "asset-") {
+				out = append(out, "file "+rel)
+			}
+			return nil
+		})
+		if err != nil {
+			w.t.Fatal(err)
+		}
+	}
+	return out
+}
+
+// settled is the listing once nothing in the world moves any more: what a
+// supervisor has started to write an end down takes a moment.
+func (w *hosted) settled() []string {
+	w.t.Helper()
+	eventually(w.t, "nothing is under way", func() bool {
+		return !slices.ContainsFunc(w.processes(), func(p process) bool {
+			return strings.Contains(p.line, endedCommand) || strings.Contains(p.line, restartCommand) || strings.Contains(p.line, worldCommand)
+		})
+	})
+	return w.listing()
+}
+
+// becomes waits until the world is one of those given, and says which.
+func (w *hosted) becomes(what string, want ...[]string) int {
+	w.t.Helper()
+	var got []string
+	for end := time.Now().Add(20 * time.Second); ; time.Sleep(10 * time.Millisecond) {
+		got = w.settled()
+		for i, one := range want {
+			if slices.Equal(got, one) {
+				return i
+			}
+		}
+		if time.Now().After(end) {
+			var b bytes.Buffer
+			for i, one := range want {
+				for _, l := range one {
+					if !slices.Contains(got, l) {
+						fmt.Fprintf(&b, "world %d lacks: %s\n", i, l)
+					}
+				}
+				for _, l := range got {
+					if !slices.Contains(one, l) {
+						fmt.Fprintf(&b, "world %d has not: %s\n", i, l)
+					}
+				}
+			}
+			w.t.Fatalf("%s: the world is none of those wanted:\n%s", what, b.String())
+		}
+	}
+}
