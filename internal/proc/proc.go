@@ -29,6 +29,10 @@ var bootID = sync.OnceValue(func() string {
 	return strings.TrimSpace(string(data))
 })
 
+// Rebooted reports whether the host was started again since the process was. It
+// is false for the zero identity, which names none.
+func Rebooted(id Identity) bool { return id.BootID != "" && id.BootID != bootID() }
+
 // Self returns our own identity.
 func Self() Identity {
 	id, err := Of(os.Getpid())
@@ -139,12 +143,20 @@ func WaitExit(ctx context.Context, id Identity) error {
 		return err
 	}
 	defer func() { _ = unix.Close(fd) }()
+	return wait(ctx, id, fd)
+}
+
+// wait returns when the process behind a pidfd has ended, or with ctx's error.
+func wait(ctx context.Context, id Identity, fd int) error {
+	limit := 50 // ms: short enough to notice a cancelled context, long enough to cost nothing
+	if ctx.Done() == nil {
+		limit = -1
+	}
 	for {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		// Short enough to notice a cancelled context, long enough to cost nothing.
-		n, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, 50) //nolint:gosec // fds are small
+		n, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, limit) //nolint:gosec // fds are small
 		if err != nil && !errors.Is(err, unix.EINTR) {
 			return fmt.Errorf("wait for process %d: %w", id.PID, err)
 		}

@@ -416,3 +416,38 @@ func TestStartDetached(t *testing.T) {
 		t.Error("a process that was not started was counted")
 	}
 }
+
+// How a process ended that is nobody's child of ours is told where the kernel can.
+func TestWaitStatus(t *testing.T) {
+	for _, tc := range []struct {
+		script string
+		want   unix.WaitStatus
+	}{{"read x; exit 7", 7 << 8}, {"read x; kill -KILL $$", 9}} {
+		r, w, err := os.Pipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		p, id, err := StartDetached(Spec{Path: "/bin/sh", Args: []string{"-c", tc.script}, Stdin: r})
+		_ = r.Close()
+		if err != nil {
+			t.Fatal(err)
+		}
+		go func() { _, _ = p.Wait() }()
+		type result struct {
+			status unix.WaitStatus
+			known  bool
+			err    error
+		}
+		done := make(chan result)
+		go func() {
+			status, known, err := WaitStatus(within(t), id)
+			done <- result{status, known, err}
+		}()
+		_ = w.Close() // it may end before it is looked at: then nobody knows
+		got := <-done
+		if got.err != nil || got.known && got.status != tc.want {
+			t.Errorf("%s: %+v, want %d", tc.script, got, tc.want)
+		}
+		t.Logf("%s: known %v", tc.script, got.known)
+	}
+}

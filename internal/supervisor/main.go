@@ -155,6 +155,7 @@ func (v *supervised) run(relay <-chan os.Signal) int {
 		exit.Reason = lastLine(v.spec.Log)
 	}
 	err = v.leave(exit)
+	v.notify()
 	v.console.waitViewers()
 	if err != nil {
 		return 1

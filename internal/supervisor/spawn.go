@@ -13,6 +13,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -33,6 +34,10 @@ const specFile = "supervisor.json"
 type Launcher struct {
 	Exe  string
 	Args []string // before Command
+
+	// Ended are the arguments, after Args, of the process that is told when a VMM
+	// has ended; EndedToken follows them. nil tells nobody.
+	Ended []string
 }
 
 // Spec is what a supervisor is to do. Paths are absolute.
@@ -48,6 +53,7 @@ type Spec struct {
 	MuxSocket     string   `json:"mux_socket"`     // offers streams to the guest
 	PIDFile       string   `json:"pid_file"`       // "" for none
 	Jail          *Jail    `json:"jail,omitempty"` // nil starts the VMM in our own namespaces
+	Ended         []string `json:"ended"`          // executed when the VMM has ended and vmm.ExitFile is there; Spawn sets it
 }
 
 // Token is what marks the processes of a VM: it stands in the command line of its
@@ -74,6 +80,9 @@ const reportFD = 3
 func Spawn(ctx context.Context, l Launcher, s Spec) (Started, error) {
 	if err := clear(s.Dir); err != nil {
 		return Started{}, mvm.Errorf(mvm.ErrUnavailable, "cannot prepare %s: %w", s.Dir, err)
+	}
+	if len(l.Ended) > 0 {
+		s.Ended = slices.Concat([]string{l.Exe}, l.Args, l.Ended, []string{EndedToken(s.ID)})
 	}
 	data, err := json.Marshal(s)
 	if err != nil {
@@ -102,7 +111,7 @@ func Spawn(ctx context.Context, l Launcher, s Spec) (Started, error) {
 	}
 	undo, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
 	defer cancel()
-	return Started{}, errors.Join(err, proc.Kill(undo, self, 0), killAll(undo, s.ID), clear(s.Dir))
+	return Started{}, errors.Join(err, proc.Kill(undo, self, 0), End(undo, s.ID, 0), clear(s.Dir))
 }
 
 // childEnv is what a supervisor needs of the environment: where programs are,
@@ -135,16 +144,6 @@ func readReport(ctx context.Context, r *os.File) (report, error) {
 		return rep, mvm.Errorf(mvm.ErrUnavailable, "%s", rep.Error).WithHint("see 'mvm host status'")
 	}
 	return rep, nil
-}
-
-// killAll ends every process that has the VM's token.
-func killAll(ctx context.Context, vmID string) error {
-	ids, err := proc.FindByArg(Token(vmID))
-	errs := []error{err}
-	for _, id := range ids {
-		errs = append(errs, proc.Kill(ctx, id, 0))
-	}
-	return errors.Join(errs...)
 }
 
 // clear removes what the last run has left in a VM's directory.

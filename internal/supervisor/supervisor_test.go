@@ -55,7 +55,7 @@ func spec(t *testing.T, script string) Spec {
 	s := Spec{ID: id, Dir: dir, Argv: []string{"/bin/sh", "-c", script, Token(id)}, Log: filepath.Join(dir, "vmm.log"),
 		Console: filepath.Join(dir, "console.log"), ConsoleSocket: filepath.Join(dir, "console.sock"), PIDFile: filepath.Join(dir, "vmm.pid")}
 	t.Cleanup(func() {
-		if err := killAll(context.Background(), id); err != nil {
+		if err := End(context.Background(), id, 0); err != nil {
 			t.Error(err)
 		}
 	})

@@ -176,11 +176,8 @@ func (m *machine) State(ctx context.Context) (vmm.State, error) {
 // Wait implements vmm.Machine.
 func (m *machine) Wait(ctx context.Context) (vmm.Exit, error) {
 	exit, err := vmm.WaitExit(ctx, m.handle)
-	if err == nil && exit.Code == 0 && exit.Reason == "" {
-		exit.Reason = "guest powered off"
-		if m.terminated() {
-			exit.Reason = "QEMU was ended by a signal"
-		}
+	if err == nil {
+		exit = (*Driver)(nil).Explain(m.handle, exit)
 	}
 	return exit, err
 }
