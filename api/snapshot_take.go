@@ -150,9 +150,11 @@ func (t *capture) run(ctx context.Context, o op.Op, after []op.Step) error {
 	reserve, commit := o.Reserve, o.Commit
 	o.Kind, o.Subject, o.SubjectID = opSnapshot, t.vm.Name, t.vm.ID
 	o.Reserve = func(tx *store.Tx) error {
-		if _, err := tx.ClaimVM(ctx, t.vm.ID, mvm.VerbSnapshot); err != nil {
+		before, err := tx.ClaimVM(ctx, t.vm.ID, mvm.VerbSnapshot)
+		if err != nil {
 			return err
 		}
+		refresh(t.vm, before)
 		return reserve(tx)
 	}
 	hold := &holdStep{c: t.c, VMID: t.vm.ID, WasRunning: running, take: t}

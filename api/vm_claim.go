@@ -44,7 +44,7 @@ func (c *core) claimFor(ctx context.Context, vm *mvm.VMInstanceItem, verb mvm.Ve
 			if before.Status != vm.Status {
 				return mvm.Errorf(mvm.ErrConflict, "it is %s by now", before.Status).WithHint("see 'mvm vm ls', then try again")
 			}
-			*vm = *before // it may have been started anew since it was looked at
+			refresh(vm, before)
 			return nil
 		},
 		Steps:  []op.Step{step},
@@ -52,21 +52,43 @@ func (c *core) claimFor(ctx context.Context, vm *mvm.VMInstanceItem, verb mvm.Ve
 	})
 }
 
+// refresh takes over of a VM's row what may have changed since vm was read, in the
+// same phase: it may have been started anew, by another command or its policy.
+func refresh(vm, row *mvm.VMInstanceItem) {
+	vm.Handle, vm.PID, vm.ProcessStartTime, vm.RelayPID, vm.ExitCode = row.Handle, row.PID, row.ProcessStartTime, row.RelayPID, row.ExitCode
+	o := row.Options
+	vm.Options.RestartCount, vm.Options.RestartAt, vm.Options.RestartDelayMS = o.RestartCount, o.RestartAt, o.RestartDelayMS
+}
+
 // settle writes down the phase that a VM is in now, and why.
 func settle(ctx context.Context, tx *store.Tx, vm *mvm.VMInstanceItem, to mvm.VMStatus, cause string) error {
-	from := vm.Status
-	vm.Status, vm.StatusReason, vm.UpdatedAt = to, "", now()
+	from, kind := vm.Status, eventState
+	vm.Status, vm.UpdatedAt = to, now()
+	switch {
+	case from == to:
+		kind = eventAction // and the reason for the phase stays
+	case to == mvm.StatusCrashed:
+		vm.StatusReason = cause
+	default:
+		vm.StatusReason = ""
+	}
 	if !to.Active() {
 		vm.PID, vm.ProcessStartTime, vm.RelayPID, vm.Handle = 0, nil, nil, nil
-		if to == mvm.StatusCrashed {
-			vm.StatusReason = cause
-		}
 	}
 	if err := tx.UpdateVM(ctx, vm); err != nil {
 		return err
 	}
-	return tx.AppendEvent(ctx, event(vm, "state", from, cause))
+	return tx.AppendEvent(ctx, event(vm, kind, from, cause))
 }
+
+// The kinds of event.
+const (
+	eventState   = "state"   // the VM went from one phase to another
+	eventAction  = "action"  // something was done to it that left its phase
+	eventUndone  = "undone"  // a command failed or was interrupted, and was taken back
+	eventRestart = "restart" // its restart policy did not get what it wanted
+	eventRemoved = "removed" // it is no more
+)
 
 func event(vm *mvm.VMInstanceItem, kind string, from mvm.VMStatus, cause string) *store.Event {
 	return &store.Event{At: now(), VMID: vm.ID, VMName: vm.Name, Kind: kind, From: string(from), To: string(vm.Status), Cause: cause, ExitCode: vm.ExitCode}
@@ -79,7 +101,7 @@ func (c *core) newJournal(st *store.Store) *op.Journal {
 	j.OnUndo(opCreate, func(tx *store.Tx, vmID string, _ []byte) error { return forget(tx, vmID) })
 	j.OnFinish(opRemove, func(tx *store.Tx, vmID string, _ []byte) error {
 		if vm, err := tx.GetVM(tx.Context(), vmID); err == nil {
-			e := event(vm, "removed", vm.Status, "removed as asked")
+			e := event(vm, eventRemoved, vm.Status, "removed as asked")
 			e.To = "removed"
 			if err := tx.AppendEvent(tx.Context(), e); err != nil {
 				return err
@@ -103,7 +125,7 @@ func (c *core) newJournal(st *store.Store) *op.Journal {
 		if err := tx.UpdateVM(tx.Context(), vm); err != nil {
 			return err
 		}
-		return tx.AppendEvent(tx.Context(), event(vm, "state", from, reason))
+		return tx.AppendEvent(tx.Context(), event(vm, eventState, from, reason))
 	}
 	j.OnStuck(opCreate, stuck)
 	j.OnStuck(opRemove, stuck)
@@ -160,7 +182,7 @@ func unclaim(tx *store.Tx, vmID string, verb mvm.Verb, data []byte) error {
 	if err := tx.UpdateVM(ctx, vm); err != nil {
 		return err
 	}
-	return tx.AppendEvent(ctx, event(vm, "undone", vm.Status, "'"+string(verb)+"' failed or was interrupted, and was taken back"))
+	return tx.AppendEvent(ctx, event(vm, eventUndone, vm.Status, "'"+string(verb)+"' failed or was interrupted, and was taken back"))
 }
 
 // alive reports whether the VMM that a VM was started with still runs.

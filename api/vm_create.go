@@ -149,7 +149,7 @@ func (p *vmPlan) commitAs(ctx context.Context, tx *store.Tx, to mvm.VMStatus, ca
 	if err := tx.UpdateVM(ctx, p.item); err != nil {
 		return err
 	}
-	return tx.AppendEvent(ctx, event(p.item, "state", from, cause))
+	return tx.AppendEvent(ctx, event(p.item, eventState, from, cause))
 }
 
 // validate refuses what can never work, whatever the machine has.

@@ -233,7 +233,7 @@ func (c *core) restart(ctx context.Context, vm *mvm.VMInstanceItem) {
 		if err := tx.UpdateVM(ctx, now); err != nil {
 			return err
 		}
-		return tx.AppendEvent(ctx, event(now, "restart", now.Status, cause))
+		return tx.AppendEvent(ctx, event(now, eventRestart, now.Status, cause))
 	})
 }
 

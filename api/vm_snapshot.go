@@ -194,7 +194,7 @@ func (c *core) loadInto(ctx context.Context, st *store.Store, vm *mvm.VMInstance
 		return noNewIdentity()
 	}
 	p.restore = l.restore(l.resume || another)
-	undo, err := json.Marshal(claimed{vm.Status})
+	undo, err := json.Marshal(claimed{vm.Status, vm.StatusReason})
 	if err != nil {
 		return err
 	}

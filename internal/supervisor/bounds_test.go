@@ -2,6 +2,7 @@ package supervisor
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -262,5 +263,23 @@ func TestFinishEnds(t *testing.T) {
 	<-ended
 	if got > 8*pipeSize {
 		t.Errorf("%d bytes were taken", got)
+	}
+}
+
+// What a viewer types and then leaves at once, as a script does, is for the guest.
+func TestViewerThatLeavesAtOnce(t *testing.T) {
+	s := spec(t, `echo booted; while read line; do echo "heard $line"; done`)
+	spawn(t, s)
+	eventually(t, "output in the log", contains(s.Console, "booted"))
+	for i := range 20 {
+		c, err := fsx.DialUnix(t.Context(), s.ConsoleSocket)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, err = fmt.Fprintf(c, "line %d\n", i)
+		if err := errors.Join(err, c.Close()); err != nil {
+			t.Fatal(err)
+		}
+		eventually(t, "the guest hears it", contains(s.Console, fmt.Sprintf("heard line %d\n", i)))
 	}
 }

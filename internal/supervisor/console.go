@@ -182,14 +182,12 @@ func (c *console) view(conn net.Conn) {
 			}
 		}
 	}()
-	if _, err := conn.Write(replay); err != nil {
-		c.leave(queue)
-		return
-	}
+	// One that does not read any more may have written before: it leaves when that
+	// is with the guest.
+	_, err := conn.Write(replay)
 	for chunk := range queue {
-		if _, err := conn.Write(chunk); err != nil {
-			c.leave(queue)
-			return
+		if err == nil {
+			_, err = conn.Write(chunk)
 		}
 	}
 }
