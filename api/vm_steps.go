@@ -177,17 +177,8 @@ func (c *core) decoders() map[string]op.Decoder {
 		"volume":        decode(func() op.Step { return &volumeStep{c: c} }),
 		"volume-resize": decode(func() op.Step { return &resizeStep{c: c} }),
 		"vmm":           decode(func() op.Step { return &vmmStep{c: c} }),
-		"dir":           decode(func() op.Step { return &dirStep{c: c} }),
-		"disk":          decode(func() op.Step { return &diskStep{c: c} }),
-		"seed":          decode(func() op.Step { return &seedStep{c: c} }),
-		"network":       decode(func() op.Step { return &netStep{c: c} }),
-		"tap":           decode(func() op.Step { return &tapStep{c: c} }),
-		"identity":      decode(func() op.Step { return &identityStep{c: c} }),
-		"clear":         decode(func() op.Step { return &clearStep{c: c} }),
-		"act":           decode(func() op.Step { return &actStep{} }),
 		"stop":          decode(func() op.Step { return &stopStep{c: c} }),
 		"phase":         decode(func() op.Step { return &phaseStep{c: c} }),
-		"vmm":           decode(func() op.Step { return &vmmStep{c: c} }),
 
 		"bridge": decode(func() op.Step { return &bridgeStep{c: c} }),
 
