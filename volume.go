@@ -24,7 +24,7 @@ type VolumeItem struct {
 
 	// Beyond the reference.
 	IsShareable bool   `json:"is_shareable"` // several VMs may have it at once, all read-only
-	Writeback   bool   `json:"writeback"`    // the host's cache may hold writes back
+	Writeback   bool   `json:"writeback"`    // writes may stay in the host's cache until the guest flushes them
 	FSType      string `json:"fs_type"`      // of the file system that mvm made on it; "" for none
 }
 

@@ -30,7 +30,7 @@ type VolumeCreateInput struct {
 	// Beyond the reference.
 	Sparse    bool   // raw: take room on the host when it is written to, not now
 	Shareable bool   // several VMs may have it at once, all read-only
-	Writeback bool   // the host's cache may hold writes back
+	Writeback bool   // writes may stay in the host's cache until the guest flushes them
 	Mkfs      string // make a file system: ext4, xfs or btrfs; "" leaves it empty
 }
 

@@ -23,12 +23,18 @@ type vmVolume struct {
 // QEMU's guests see it as the disk's serial, which has no more.
 func volumeDiskID(volumeID string) string { return "vol-" + volumeID }
 
-// disk is the volume as a driver is told.
+// disk is the volume as a driver is told. A raw one that has all its room on the
+// host keeps it.
 func (v vmVolume) disk(p paths) vmm.Disk {
-	return vmm.Disk{
+	d := vmm.Disk{
 		ID: volumeDiskID(v.item.ID), Path: p.abs(v.item.Path), Format: v.item.Format,
 		ReadOnly: v.at.IsReadOnly || v.item.IsReadOnly, Writeback: v.item.Writeback,
 	}
+	if d.Format == disk.Raw {
+		virtual, allocated, err := disk.Sizes(d.Path)
+		d.NoDiscard = err == nil && allocated >= virtual
+	}
+	return d
 }
 
 // resolveVolumes chooses the volumes of a new VM.

@@ -72,8 +72,8 @@ func TestLaunchHasVolumes(t *testing.T) {
 	want := []vmm.Disk{
 		{ID: "rootfs", Path: vm.RootfsPath, Format: "qcow2"},
 		{ID: "vol-" + b.ID, Path: filepath.Join(dir, b.ID+".qcow2"), Format: "qcow2", Writeback: true},
-		{ID: "vol-" + a.ID, Path: filepath.Join(dir, a.ID+".raw"), Format: "raw", ReadOnly: true},
-		{ID: "vol-" + f.ID, Path: filepath.Join(dir, f.ID+".raw"), Format: "raw", ReadOnly: true},
+		{ID: "vol-" + a.ID, Path: filepath.Join(dir, a.ID+".raw"), Format: "raw", ReadOnly: true, NoDiscard: true},
+		{ID: "vol-" + f.ID, Path: filepath.Join(dir, f.ID+".raw"), Format: "raw", ReadOnly: true, NoDiscard: true},
 	}
 	if _, err := m.VM.Stop(t.Context(), VMInput{Identifiers: []string{"web"}, Force: true}); err != nil {
 		t.Fatal(err)

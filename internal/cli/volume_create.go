@@ -32,7 +32,7 @@ Firecracker takes raw volumes only.`,
 	f.BoolVar(&o.readOnly, "read-only", false, "no VM may ever write to it")
 	f.BoolVar(&o.readOnly, "ro", false, "the same as --read-only")
 	f.BoolVarP(&o.input.Shareable, "shareable", "s", false, "several VMs may have it at once, all read-only")
-	f.BoolVar(&o.input.Writeback, "writeback", false, "let the host's cache hold writes back: quicker, and lost when the host loses power")
+	f.BoolVar(&o.input.Writeback, "writeback", false, "cache writes on the host until the guest flushes them, as is done in any case")
 	f.BoolVar(&o.input.Sparse, "sparse", false, "raw: take room when it is written to")
 	f.StringVar(&o.input.Mkfs, "mkfs", "", "make a file system: ext4, xfs or btrfs")
 	f.Lookup("ro").Hidden = true

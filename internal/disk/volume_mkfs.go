@@ -33,7 +33,6 @@ const Mke2fsConfig = `[defaults]
 		features = has_journal,extent,huge_file,flex_bg,metadata_csum,64bit,dir_nlink,extra_isize
 	}
 	small = {
-		blocksize = 1024
 		inode_ratio = 8192
 	}
 `

@@ -276,7 +276,7 @@ func TestResizeQcow2(t *testing.T) {
 
 func TestMkfs(t *testing.T) {
 	for _, fs := range []string{"ext4", "xfs", "btrfs"} {
-		for _, v := range []Volume{{Format: Raw, Size: 320 << 20}, {Format: Raw, Size: 2 << 30, Sparse: true}, {Format: Qcow2, Size: 2 << 30}} {
+		for _, v := range []Volume{{Format: Raw, Size: smallestFS[fs]}, {Format: Raw, Size: 320 << 20}, {Format: Raw, Size: 2 << 30, Sparse: true}, {Format: Qcow2, Size: 2 << 30}} {
 			t.Run(fs+" "+v.Format, func(t *testing.T) {
 				v.Path, v.FS, v.Label = filepath.Join(t.TempDir(), "vol"), fs, "a-name-longer-than-labels"
 				if err := MakeVolume(t.Context(), &run.Host{}, v); err != nil {

@@ -204,6 +204,7 @@ type Disk struct {
 	ReadOnly  bool
 	Writeback bool // cache=writeback; otherwise the guest's flushes reach the disk
 	AsyncIO   bool // io_uring, where the VMM and the kernel have it
+	NoDiscard bool // what the guest discards stays allocated in the file
 	Limit     RateLimit
 }
 

@@ -125,7 +125,7 @@ func mountDevice(device, target string, v wire.Volume) error {
 
 // mounts returns where a device is mounted, in the order of mounting.
 func mounts(device string) ([]string, error) {
-	data, err := os.ReadFile("/proc/self/mountinfo")
+	data, err := os.ReadFile("/proc/thread-self/mountinfo")
 	if err != nil {
 		return nil, err
 	}
@@ -168,7 +168,23 @@ func ReleaseDisk(serials []string, eject bool) error {
 	if name == "" {
 		return nil
 	}
-	device := "/dev/" + name
+	if err := releaseDevice("/dev/" + name); err != nil || !eject {
+		return err
+	}
+	// block/vdb/device is the virtio device, which sits on the PCI device.
+	virtio, err := filepath.EvalSymlinks(path.Join(blockDir, name, "device"))
+	if err != nil {
+		return err
+	}
+	err = os.WriteFile(path.Join(path.Dir(virtio), "remove"), []byte("1"), 0)
+	if errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("/dev/%s is no PCI device and cannot be taken out", name)
+	}
+	return err
+}
+
+// releaseDevice unmounts a device, and writes out what the kernel holds of it.
+func releaseDevice(device string) error {
 	where, err := mounts(device)
 	if err != nil {
 		return err
@@ -183,20 +199,5 @@ func ReleaseDisk(serials []string, eject bool) error {
 	if err != nil {
 		return fmt.Errorf("something in the guest uses %s: %w", device, err)
 	}
-	if err := errors.Join(f.Sync(), f.Close()); err != nil {
-		return err
-	}
-	if !eject {
-		return nil
-	}
-	// block/vdb/device is the virtio device, which sits on the PCI device.
-	virtio, err := filepath.EvalSymlinks(path.Join(blockDir, name, "device"))
-	if err != nil {
-		return err
-	}
-	err = os.WriteFile(path.Join(path.Dir(virtio), "remove"), []byte("1"), 0)
-	if errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("%s is no PCI device and cannot be taken out", device)
-	}
-	return err
+	return errors.Join(f.Sync(), f.Close())
 }

@@ -225,7 +225,7 @@ type blockNode struct {
 // than that.
 func nodeOf(number int, disk vmm.Disk) blockNode {
 	discard := "unmap"
-	if disk.ReadOnly {
+	if disk.ReadOnly || disk.NoDiscard {
 		discard = ""
 	}
 	return blockNode{
