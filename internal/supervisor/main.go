@@ -38,7 +38,7 @@ func Main(args []string) int {
 		return 2
 	}
 	syscall.CloseOnExec(reportFD)
-	closeInherited(reportFD)
+	proc.CloseInherited(reportFD)
 	v, err := start(args[1])
 	rep := report{}
 	if err != nil {

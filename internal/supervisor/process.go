@@ -11,26 +11,6 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// closeInherited closes the files above a descriptor that were open when mvm was
-// started, a lock of a shell script say: they would stay open for as long as the
-// VM runs. What this process has opened itself is close-on-exec, as Go opens all
-// files, and so cannot have been inherited.
-func closeInherited(above int) {
-	fds, err := os.ReadDir("/proc/self/fd")
-	if err != nil {
-		return
-	}
-	for _, e := range fds {
-		fd, err := strconv.Atoi(e.Name())
-		if err != nil || fd <= above {
-			continue
-		}
-		if flags, err := unix.FcntlInt(uintptr(fd), unix.F_GETFD, 0); err == nil && flags&unix.FD_CLOEXEC == 0 {
-			_ = unix.Close(fd)
-		}
-	}
-}
-
 // settled is how long after the VMM's start, or after the last use of the channel to
 // its guest, a supervisor is taken to be idle: it then shrinks.
 const settled = 5 * time.Second
