@@ -12,6 +12,7 @@ import (
 	"net"
 	"net/netip"
 	"slices"
+	"strings"
 
 	"github.com/mvmctl/mvm"
 )
@@ -63,6 +64,12 @@ type Kernel interface {
 
 	// RemoveTap removes the tap and its guard. Only Name and VMID are read.
 	RemoveTap(ctx context.Context, t TapSpec) error
+
+	// AllowNoCloud lets one guest, and nobody else, reach a port of its gateway.
+	AllowNoCloud(ctx context.Context, n NoCloudSpec) error
+
+	// RemoveNoCloud removes what AllowNoCloud made. Only VMID is read.
+	RemoveNoCloud(ctx context.Context, n NoCloudSpec) error
 
 	// Taps lists the taps that are ours, by name.
 	Taps(ctx context.Context) ([]Tap, error)
@@ -156,6 +163,45 @@ func (t TapSpec) ValidateRemoval() error {
 	if t.VMID == "" || !validIfName(t.Name) {
 		return mvm.Errorf(mvm.ErrInvalid, "tap %s has no VM id or no possible name", mvm.Quote(clip(t.Name))).
 			WithHint("see 'mvm vm inspect' and 'ip link' for what is left")
+	}
+	return nil
+}
+
+// NoCloudSpec is the desired state of the rules for the server that a VM's
+// cloud-init reads from.
+type NoCloudSpec struct {
+	VMID    string
+	Bridge  string
+	Gateway netip.Addr // what the server listens on
+	IP      netip.Addr // the guest's
+	Port    int
+}
+
+// Table is the name of the nftables table that the rules are in.
+func (n NoCloudSpec) Table() string { return "mvm-nocloud-" + n.VMID }
+
+// Validate says what a spec lacks, as mvm.ErrInvalid.
+func (n NoCloudSpec) Validate() error {
+	why := ""
+	switch {
+	case !validIfName(n.Bridge):
+		why = "has an impossible bridge name " + mvm.Quote(clip(n.Bridge))
+	case !n.Gateway.Is4() || !n.IP.Is4():
+		why = "has no IPv4 addresses"
+	case n.Port < 1 || n.Port > 65535:
+		why = "has no port"
+	default:
+		return n.ValidateRemoval()
+	}
+	return mvm.Errorf(mvm.ErrInvalid, "the NoCloud server of VM %s %s", mvm.Quote(clip(n.VMID)), why).
+		WithHint("see 'mvm vm inspect'; remove and create the VM anew if it is damaged")
+}
+
+// ValidateRemoval says what a spec lacks for RemoveNoCloud, as mvm.ErrInvalid.
+func (n NoCloudSpec) ValidateRemoval() error {
+	if n.VMID == "" || len(n.VMID) > maxIDLen || strings.ContainsFunc(n.VMID, func(r rune) bool { return r <= ' ' || r >= 0x7f || r == '"' || r == '/' }) {
+		return mvm.Errorf(mvm.ErrInvalid, "the NoCloud server of VM %s has no VM id of 1 to 64 characters", mvm.Quote(clip(n.VMID))).
+			WithHint("see 'mvm vm inspect'")
 	}
 	return nil
 }

@@ -1,14 +1,17 @@
 package network
 
 import (
+	"net/netip"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/mvmctl/mvm"
 )
 
 // The chains that our rules stand in, under the names that users of the
-// reference know. Each network has its own three, in a table of its own.
+// reference know. Each network has its own three, in a table of its own, and each
+// NoCloud server has the third in one of its own.
 const (
 	ChainForward     = "MVM-FORWARD"
 	ChainPostrouting = "MVM-POSTROUTING"
@@ -19,8 +22,9 @@ const (
 // the kernel shows to FORWARD too where bridge-nf-call-iptables is on.
 const (
 	RuleMasquerade = "masquerade"
-	RuleForwardIn  = "forward_in"  // to the guests; with ACCEPT and no port only replies (conntrack established, related)
-	RuleForwardOut = "forward_out" // from the guests
+	RuleForwardIn  = "forward_in"       // to the guests; with ACCEPT and no port only replies (conntrack established, related)
+	RuleForwardOut = "forward_out"      // from the guests
+	RuleNoCloudNet = "nocloudnet_input" // to the server that a guest's cloud-init reads from
 )
 
 // The targets that our rules have.
@@ -80,6 +84,25 @@ func Rules(s Spec) []mvm.FirewallRule {
 	return rules
 }
 
+// NoCloudRules returns the rules by which one guest, and nobody else, reaches the
+// server that its cloud-init reads from.
+func NoCloudRules(s NoCloudSpec) []mvm.FirewallRule {
+	gateway := netip.PrefixFrom(s.Gateway, 32).String()
+	tag := Tag(s.VMID) + ":" + RuleNoCloudNet
+	one := mvm.FirewallRule{
+		TableName: "filter", ChainName: ChainInput, RuleType: RuleNoCloudNet, Protocol: "tcp", Source: netip.PrefixFrom(s.IP, 32).String(), Destination: gateway,
+		InInterface: s.Bridge, Target: TargetAccept, DPort: s.Port, CommentTag: &tag, IsActive: true,
+	}
+	others := one
+	others.Source, others.InInterface, others.Target = "", "", TargetDrop
+	rules := []mvm.FirewallRule{one, others}
+	for i := range rules {
+		text := Text(rules[i])
+		rules[i].CommandString = &text
+	}
+	return rules
+}
+
 // RepliesOnly says whether a rule matches only packets of connections that the
 // other side began.
 func RepliesOnly(r mvm.FirewallRule) bool {
@@ -104,6 +127,9 @@ func Text(r mvm.FirewallRule) string {
 	}
 	if r.Destination != "" {
 		b.WriteString(" ip daddr " + r.Destination)
+	}
+	if r.DPort != 0 {
+		b.WriteString(" " + r.Protocol + " dport " + strconv.Itoa(r.DPort))
 	}
 	if RepliesOnly(r) {
 		b.WriteString(" ct state established,related")

@@ -65,6 +65,22 @@ func TestRules(t *testing.T) {
 	}
 }
 
+func TestNoCloudRules(t *testing.T) {
+	rules := NoCloudRules(NoCloudSpec{VMID: "vm", Bridge: "mvm-red", Gateway: red.Gateway, IP: netip.MustParseAddr("172.27.0.2"), Port: 8000})
+	want := []string{
+		`MVM-NOCLOUDNET-INPUT iifname "mvm-red" ip saddr 172.27.0.2/32 ip daddr 172.27.0.1/32 tcp dport 8000 accept`,
+		`MVM-NOCLOUDNET-INPUT ip daddr 172.27.0.1/32 tcp dport 8000 drop`,
+	}
+	if diff := cmp.Diff(want, texts(rules)); diff != "" {
+		t.Error(diff)
+	}
+	for _, r := range rules {
+		if *r.CommentTag != "mvm:vm:nocloudnet_input" || r.RuleType != RuleNoCloudNet || RepliesOnly(r) {
+			t.Errorf("rule %+v", r)
+		}
+	}
+}
+
 func TestDiff(t *testing.T) {
 	rules := Rules(red)
 	id, when := int64(7), "2026-01-01T00:00:00Z"

@@ -33,6 +33,7 @@ func encode(r mvm.FirewallRule) rule {
 	e = append(e, matchInterface(expr.MetaKeyOIFNAME, r.OutInterface)...)
 	e = append(e, matchPrefix(ipSource, r.Source)...)
 	e = append(e, matchPrefix(ipDestination, r.Destination)...)
+	e = append(e, matchPort(r)...)
 	if network.RepliesOnly(r) {
 		e = append(e, &expr.Ct{Register: 1, Key: expr.CtKeySTATE},
 			&expr.Bitwise{SourceRegister: 1, DestRegister: 1, Len: 4, Mask: native32(replies), Xor: make([]byte, 4)},
@@ -74,6 +75,21 @@ func matchPrefix(offset uint32, cidr string) exprs {
 		&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseNetworkHeader, Offset: offset, Len: 4},
 		&expr.Bitwise{SourceRegister: 1, DestRegister: 1, Len: 4, Mask: mask, Xor: make([]byte, 4)},
 		&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: p.Masked().Addr().AsSlice()},
+	}
+}
+
+// destinationPort is the offset of the port in a TCP header (RFC 9293).
+const destinationPort = 2
+
+// matchPort matches the destination port of TCP, and anything with 0.
+func matchPort(r mvm.FirewallRule) exprs {
+	if r.DPort == 0 {
+		return nil
+	}
+	return exprs{
+		&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: 1}, &expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: []byte{unix.IPPROTO_TCP}},
+		&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseTransportHeader, Offset: destinationPort, Len: 2},
+		&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: binary.BigEndian.AppendUint16(nil, uint16(r.DPort))}, //nolint:gosec // Validate has seen to it
 	}
 }
 

@@ -248,6 +248,34 @@ func (f *Fake) RemoveTap(ctx context.Context, t network.TapSpec) error {
 	return f.remove(ctx, "tap", t.Name, t.VMID)
 }
 
+// AllowNoCloud implements network.Kernel.
+func (f *Fake) AllowNoCloud(ctx context.Context, n network.NoCloudSpec) error {
+	if err := n.Validate(); err != nil {
+		return err
+	}
+	end, err := f.begin(ctx)
+	if err != nil {
+		return err
+	}
+	defer end()
+	if t := f.tables[n.Table()]; t != nil && t.owner != network.Tag(n.VMID) {
+		return taken(n.Table())
+	}
+	if err := f.effect(ctx, "rules "+n.Table()); err != nil {
+		return err
+	}
+	f.tables[n.Table()] = &fakeTable{network.Tag(n.VMID), network.NoCloudRules(n)}
+	return nil
+}
+
+// RemoveNoCloud implements network.Kernel.
+func (f *Fake) RemoveNoCloud(ctx context.Context, n network.NoCloudSpec) error {
+	if err := n.ValidateRemoval(); err != nil {
+		return err
+	}
+	return f.remove(ctx, "", n.Table(), n.VMID)
+}
+
 // Taps implements network.Kernel.
 func (f *Fake) Taps(ctx context.Context) ([]network.Tap, error) {
 	end, err := f.begin(ctx)

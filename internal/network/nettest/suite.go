@@ -45,6 +45,7 @@ func Suite(t *testing.T, newHost func(t *testing.T) Host) {
 		{"taps need a bridge of ours", tapBridge},
 		{"a foreign tap is refused and untouched", foreignTap},
 		{"taps outlive their bridge", tapsOutlive},
+		{"the rules of a NoCloud server come and go", noCloud},
 		{"a cancelled context stops everything", cancelled},
 		{"an incomplete spec is refused", invalidSpecs},
 	} {

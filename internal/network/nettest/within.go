@@ -40,6 +40,16 @@ func (w within) RemoveTap(ctx context.Context, t network.TapSpec) (err error) {
 	return err
 }
 
+func (w within) AllowNoCloud(ctx context.Context, n network.NoCloudSpec) (err error) {
+	w.ns.Do(func() { err = w.k.AllowNoCloud(ctx, n) })
+	return err
+}
+
+func (w within) RemoveNoCloud(ctx context.Context, n network.NoCloudSpec) (err error) {
+	w.ns.Do(func() { err = w.k.RemoveNoCloud(ctx, n) })
+	return err
+}
+
 func (w within) Taps(ctx context.Context) (taps []network.Tap, err error) {
 	w.ns.Do(func() { taps, err = w.k.Taps(ctx) })
 	return taps, err
