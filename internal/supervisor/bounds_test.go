@@ -85,6 +85,50 @@ func TestStderrIsBounded(t *testing.T) {
 	}
 }
 
+// What a VMM writes to a pipe by itself fills no disk, is complete when the VMM has
+// ended, and goes where the last run's is.
+func TestPipeIsBounded(t *testing.T) {
+	for _, lines := range []string{"10", "200000"} {
+		s := spec(t, "")
+		p := Pipe{FIFO: filepath.Join(s.Dir, "log.pipe"), File: filepath.Join(s.Dir, "log")}
+		s.Pipes = []Pipe{p}
+		s.Argv[2] = fmt.Sprintf("exec 3<>%s; head -c $((24*%s)) /dev/zero | tr '\\0' x >&3; echo THE END >&3", p.FIFO, lines)
+		if err := os.WriteFile(p.File, []byte("of old\n"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		st := spawn(t, s)
+		if _, err := vmm.WaitExit(t.Context(), vmm.Handle{Dir: s.Dir, VMM: st.VMM, Supervisor: st.Supervisor}); err != nil {
+			t.Fatal(err)
+		}
+		data, err := os.ReadFile(p.File)
+		if err != nil || !strings.HasSuffix(string(data), "xTHE END\n") {
+			t.Errorf("%s lines: the log has %d bytes, %v, without the end", lines, len(data), err)
+		}
+		if got, small := strings.HasPrefix(string(data), "of old\nxxx"), lines == "10"; got != small {
+			t.Errorf("%s lines: the log has what was there before: %v", lines, got)
+		}
+		old, _ := os.ReadFile(p.File + ".1")
+		if len(data) > maxLog || len(old) > maxLog {
+			t.Errorf("%s lines: the logs have %d and %d bytes", lines, len(data), len(old))
+		}
+		if _, err := os.Lstat(p.FIFO); !errors.Is(err, os.ErrNotExist) {
+			t.Errorf("the FIFO after the end: %v", err)
+		}
+	}
+}
+
+// A file in the place of a pipe is not taken for one.
+func TestPipeThatIsNone(t *testing.T) {
+	s := spec(t, "sleep 60")
+	s.Pipes = []Pipe{{FIFO: filepath.Join(s.Dir, "log"), File: filepath.Join(s.Dir, "log.txt")}}
+	if err := os.WriteFile(s.Pipes[0].FIFO, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if st, err := Spawn(t.Context(), Launcher{Exe: os.Args[0]}, s); err == nil || !strings.Contains(err.Error(), "another file") {
+		t.Errorf("Spawn = %+v, %v", st, err)
+	}
+}
+
 // The log of a VMM is that of its last run: how it ended is read from it.
 func TestLogBeginsAnew(t *testing.T) {
 	s := spec(t, "exit 3")

@@ -24,10 +24,24 @@ var fifos = []string{consoleIn, consoleOut, stderrOut}
 
 func makeFIFOs(dir string) error {
 	for _, name := range fifos {
-		path := filepath.Join(dir, name)
-		if err := unix.Mkfifo(path, 0o600); err != nil && !errors.Is(err, fs.ErrExist) {
-			return fmt.Errorf("make %s: %w", path, err)
+		if err := makeFIFO(filepath.Join(dir, name)); err != nil {
+			return err
 		}
+	}
+	return nil
+}
+
+// makeFIFO makes a FIFO that only we can open, or takes the one that is there.
+func makeFIFO(path string) error {
+	err := unix.Mkfifo(path, 0o600)
+	if errors.Is(err, fs.ErrExist) {
+		var st os.FileInfo
+		if st, err = os.Lstat(path); err == nil && st.Mode().Type() != fs.ModeNamedPipe {
+			err = errors.New("another file is there")
+		}
+	}
+	if err != nil {
+		return fmt.Errorf("make %s: %w", path, err)
 	}
 	return nil
 }

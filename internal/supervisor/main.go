@@ -63,6 +63,7 @@ type supervised struct {
 	console *console
 	log     boundedLog // of the VMM
 	stderr  *source
+	pipes   []*logPipe
 }
 
 func start(dir string) (*supervised, error) {
@@ -110,6 +111,13 @@ func (v *supervised) prepare() error {
 	if err := v.log.restart(); err != nil { // it is that of the last run
 		return fmt.Errorf("clear the VMM's log: %w", err)
 	}
+	for _, p := range v.spec.Pipes {
+		pipe, err := newLogPipe(p)
+		if err != nil {
+			return err
+		}
+		v.pipes = append(v.pipes, pipe)
+	}
 	var err error
 	if v.console, err = newConsole(v.spec); err != nil {
 		return err
@@ -125,6 +133,9 @@ func (v *supervised) run(relay <-chan os.Signal) int {
 	defer cancel()
 	go v.console.out.relay()
 	go v.stderr.relay()
+	for _, p := range v.pipes {
+		go p.out.relay()
+	}
 	if v.spec.ConsoleSocket != "" {
 		go v.console.serve()
 		go func() {
@@ -146,6 +157,9 @@ func (v *supervised) run(relay <-chan os.Signal) int {
 	cancel()
 	v.stderr.finish()
 	v.log.close()
+	for _, p := range v.pipes {
+		p.finish()
+	}
 	v.console.finish()
 	exit := vmm.Exit{At: time.Now().UTC(), Code: -1}
 	if err == nil {
@@ -174,6 +188,9 @@ func (v *supervised) leave(exit vmm.Exit) error {
 	paths := []string{s.ConsoleSocket, s.MuxSocket, s.MuxDevice, s.PIDFile}
 	for _, name := range fifos {
 		paths = append(paths, filepath.Join(s.Dir, name))
+	}
+	for _, p := range s.Pipes {
+		paths = append(paths, p.FIFO)
 	}
 	for _, path := range paths {
 		if path != "" {

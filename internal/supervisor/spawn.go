@@ -52,8 +52,16 @@ type Spec struct {
 	MuxDevice     string   `json:"mux_device"`     // the VMM's socket of the guest channel; "" for none
 	MuxSocket     string   `json:"mux_socket"`     // offers streams to the guest
 	PIDFile       string   `json:"pid_file"`       // "" for none
+	Pipes         []Pipe   `json:"pipes"`          // what the VMM writes by itself
 	Jail          *Jail    `json:"jail,omitempty"` // nil starts the VMM in our own namespaces
 	Ended         []string `json:"ended"`          // executed when the VMM has ended and vmm.ExitFile is there; Spawn sets it
+}
+
+// Pipe is a FIFO that the VMM opens by its name, in place of a file that would grow
+// without end. What comes is appended to a log of bounded size.
+type Pipe struct {
+	FIFO string `json:"fifo"` // is made when it is not there, and removed with the VMM's end
+	File string `json:"file"`
 }
 
 // Token is what marks the processes of a VM: it stands in the command line of its
@@ -111,6 +119,9 @@ func Spawn(ctx context.Context, l Launcher, s Spec) (Started, error) {
 	}
 	undo, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
 	defer cancel()
+	for _, p := range s.Pipes {
+		defer func() { _ = os.Remove(p.FIFO) }()
+	}
 	return Started{}, errors.Join(err, proc.Kill(undo, self, 0), End(undo, s.ID, 0), clear(s.Dir))
 }
 

@@ -74,7 +74,7 @@ func TestFirecrackerSuite(t *testing.T) {
 		modules: []string{"kvm_amd", "tun", "vhost_vsock"},
 		files:   map[string]string{"/lab/vmlinux": l.vmlinux, "/lab/initrd": nested, "/lab/test": test},
 		script: "tunctl -t lab0\nMVM_TEST_FIRECRACKER=/bin/firecracker MVM_TEST_KERNEL=/lab/vmlinux MVM_TEST_INITRD=/lab/initrd " +
-			"MVM_TEST_TAP=lab0 MVM_TEST_REQUIRE=root,kvm,firecracker /lab/test -test.v -test.count=1 -test.run Real -test.timeout 12m",
+			"MVM_TEST_TAPS=\"lab0 lab1 lab2\" MVM_TEST_REQUIRE=root,kvm,firecracker /lab/test -test.v -test.count=1 -test.run Real -test.timeout 12m",
 	})
 }
 

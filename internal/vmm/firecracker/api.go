@@ -4,10 +4,12 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net"
 	"net/http"
+	"slices"
 	"strings"
 
 	"github.com/mvmctl/mvm"
@@ -54,6 +56,12 @@ func (e *APIError) Unwrap() error {
 		return mvm.ErrUnsupported
 	}
 	return mvm.ErrConflict
+}
+
+// refused tells whether Firecracker refused a request with these words.
+func refused(err error, words ...string) bool {
+	var e *APIError
+	return errors.As(err, &e) && slices.ContainsFunc(words, func(w string) bool { return strings.Contains(e.Message, w) })
 }
 
 // do sends one request. A nil in sends no body, which Firecracker demands of
@@ -142,6 +150,13 @@ func (c *Client) Version(ctx context.Context) (string, error) {
 func (c *Client) FullConfig(ctx context.Context) (json.RawMessage, error) {
 	var raw json.RawMessage
 	return raw, c.do(ctx, http.MethodGet, "/vm/config", nil, &raw)
+}
+
+// Config asks for the devices and the size that the VM has now. Drives and
+// interfaces come in no order.
+func (c *Client) Config(ctx context.Context) (Config, error) {
+	var cfg Config
+	return cfg, c.do(ctx, http.MethodGet, "/vm/config", nil, &cfg)
 }
 
 type action struct {

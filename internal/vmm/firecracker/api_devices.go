@@ -26,6 +26,15 @@ func (c *Client) AddDrive(ctx context.Context, d Drive) error {
 	return c.do(ctx, http.MethodPut, "/drives/"+d.ID, d, nil)
 }
 
+// RemoveDrive pulls a drive out of a running VM, whose guest is not asked. The
+// OpenAPI description lacks it (docs/device-hotplug.md has it).
+func (c *Client) RemoveDrive(ctx context.Context, id string) error {
+	if err := checkID(id); err != nil {
+		return err
+	}
+	return c.do(ctx, http.MethodDelete, "/drives/"+id, nil, nil)
+}
+
 // UpdateNetwork changes the rate limits of an interface.
 func (c *Client) UpdateNetwork(ctx context.Context, u NetworkUpdate) error {
 	if err := checkID(u.ID); err != nil {
@@ -48,9 +57,10 @@ func (c *Client) SetBalloon(ctx context.Context, mib int) error {
 	}{mib}, nil)
 }
 
-// BalloonStats asks for the balloon's statistics.
+// BalloonStats asks for the balloon's statistics. Memory that the guest has not told
+// of is -1.
 func (c *Client) BalloonStats(ctx context.Context) (BalloonStats, error) {
-	var s BalloonStats
+	s := BalloonStats{FreeMemory: -1, TotalMemory: -1, AvailableMemory: -1, DiskCaches: -1}
 	return s, c.do(ctx, http.MethodGet, "/balloon/statistics", nil, &s)
 }
 

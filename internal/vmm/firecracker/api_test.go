@@ -85,6 +85,8 @@ var calls = map[string]func(context.Context, *Client) error{
 	"AddDrive": func(ctx context.Context, c *Client) error {
 		return c.AddDrive(ctx, Drive{ID: "vol_1", Path: "/d", ReadOnly: true, CacheType: "Unsafe", IOEngine: "Async", Limiter: limiter})
 	},
+	"RemoveDrive": func(ctx context.Context, c *Client) error { return c.RemoveDrive(ctx, "vol_1") },
+	"Config":      func(ctx context.Context, c *Client) error { _, err := c.Config(ctx); return err },
 	"UpdateNetwork": func(ctx context.Context, c *Client) error {
 		return c.UpdateNetwork(ctx, NetworkUpdate{ID: "eth0", RX: limiter, TX: limiter})
 	},

@@ -2,10 +2,12 @@ package firecracker
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"sync"
 	"time"
@@ -64,44 +66,59 @@ func (d *Driver) start(ctx context.Context, l vmm.Launch) (*machine, error) {
 	if err != nil {
 		return nil, err
 	}
-	r, err := d.Render(l)
-	if err != nil {
+	if _, err := d.Render(l); err != nil {
 		return nil, err
 	}
 	if err := present(l); err != nil {
 		return nil, err
 	}
+	l = withoutAsync(l)
+	// Only x86 has a kvmclock to be set.
+	clock := l.Restore != nil && l.Restore.Resume && runtime.GOARCH == "amd64"
+	m, err := d.launch(ctx, l, clock)
+	if clock && errors.Is(err, errNoClock) {
+		return d.launch(ctx, l, false)
+	}
+	return m, err
+}
+
+// launch starts a VMM, which boots what it was configured for, or loads a snapshot
+// and, if it is to, tells the guest the time.
+func (d *Driver) launch(ctx context.Context, l vmm.Launch, clock bool) (*machine, error) {
 	if err := Unjail(ctx, l.Dir, l.ID); err != nil { // of a run that a crash ended
 		return nil, err
 	}
-	if err := removeStale(l); err != nil {
+	r, err := d.Render(l)
+	if err != nil {
 		return nil, err
 	}
-	for _, disk := range l.Disks {
-		if err := linkDisk(l.Dir, disk); err != nil {
-			return nil, err
-		}
-	}
-	if err := fsx.WriteFile(filepath.Join(l.Dir, l.Files.Config), r.Config, 0o600); err != nil {
-		return nil, fmt.Errorf("write the configuration: %w", err)
+	if err := prepare(l, r); err != nil {
+		removeNames(l)
+		return nil, err
 	}
 	e := enjailed{launch: l, rendered: r}
 	if l.Jail != nil {
 		if e, err = d.enjail(ctx, l); err != nil {
+			removeNames(l)
 			return nil, err
 		}
 	}
+	more, err := json.Marshal(extraOf(l))
+	if err != nil {
+		return nil, err
+	}
 	m := d.machine(vmm.Handle{
 		Version: handleVersion, Driver: d.Name(), ID: l.ID, Dir: l.Dir,
-		APISocket: r.APISocket, Guest: r.Guest, Accel: "kvm", Jail: e.jailed,
+		APISocket: r.APISocket, Guest: r.Guest, Accel: "kvm", Jail: e.jailed, Extra: more,
 	})
 	started, err := supervisor.Spawn(ctx, d.opts.Launcher, d.spec(e.launch, e.rendered, e.jail))
 	m.handle.VMM, m.handle.Supervisor = started.VMM, started.Supervisor
 	if err == nil {
-		if err = m.untilRunning(ctx); err != nil {
+		if err = m.comeUp(ctx, l, clock); err != nil {
 			err = m.undo(err)
 		}
 	}
+	_ = os.Remove(filepath.Join(rootOf(l), metadataFile)) // it was read, and may hold secrets
 	if err != nil {
 		removeNames(l) // the configuration and the logs stay for inspection
 		return nil, errors.Join(err, Unjail(context.WithoutCancel(ctx), l.Dir, l.ID))
@@ -109,20 +126,37 @@ func (d *Driver) start(ctx context.Context, l vmm.Launch) (*machine, error) {
 	return m, nil
 }
 
-// present looks for the launch's files, because Firecracker does not name the
-// one that it misses.
-func present(l vmm.Launch) error {
-	files := []struct{ path, hint string }{{l.Binary, "mvm binary pull firecracker"}, {l.Kernel, "mvm kernel pull"}, {l.Initrd, "stop the VM and start it again"}}
-	for _, disk := range l.Disks {
-		files = append(files, struct{ path, hint string }{disk.Path, "remove the VM and create it again"})
+// comeUp waits until the guest runs, or has been loaded.
+func (m *machine) comeUp(ctx context.Context, l vmm.Launch, clock bool) error {
+	if l.Restore == nil {
+		return m.untilRunning(ctx)
 	}
-	for _, f := range files {
-		if f.path == "" {
-			continue
+	request := loadOf(seen(l))
+	request.ClockRealtime = clock
+	return m.load(ctx, l, request)
+}
+
+// prepare puts into the VM's directory what Firecracker looks for there.
+func prepare(l vmm.Launch, r vmm.Rendered) error {
+	if err := removeStale(l); err != nil {
+		return err
+	}
+	for _, disk := range l.Disks {
+		if err := linkDisk(l.Dir, disk); err != nil {
+			return err
 		}
-		if _, err := os.Stat(f.path); err != nil {
-			return mvm.Errorf(mvm.ErrUnavailable, "%w", err).WithHint("%s", f.hint)
+	}
+	if l.Metadata != nil && l.Jail == nil {
+		data, err := metadataOf(l.Metadata)
+		if err == nil {
+			err = fsx.WriteFile(filepath.Join(l.Dir, metadataFile), data, 0o600)
 		}
+		if err != nil {
+			return fmt.Errorf("write the metadata: %w", err)
+		}
+	}
+	if err := fsx.WriteFile(filepath.Join(l.Dir, l.Files.Config), r.Config, 0o600); err != nil {
+		return fmt.Errorf("write the configuration: %w", err)
 	}
 	return nil
 }
@@ -138,9 +172,16 @@ func (d *Driver) spec(l vmm.Launch, r vmm.Rendered, jail *supervisor.Jail) super
 		}
 		return filepath.Join(l.Dir, name)
 	}
+	var pipes []supervisor.Pipe
+	if l.Logging {
+		pipes = append(pipes, supervisor.Pipe{FIFO: in(l.Files.Log + pipeSuffix), File: in(l.Files.Log)})
+	}
+	if l.Metrics {
+		pipes = append(pipes, supervisor.Pipe{FIFO: in(l.Files.Metrics + pipeSuffix), File: in(l.Files.Metrics)})
+	}
 	return supervisor.Spec{
 		ID: l.ID, Dir: l.Dir, Argv: r.Argv, Env: l.Env, Log: in(stderrFile),
-		Console: in(l.Files.Console), ConsoleSocket: in(l.Files.ConsoleSocket), PIDFile: in(l.Files.PID), Jail: jail,
+		Pipes: pipes, Console: in(l.Files.Console), ConsoleSocket: in(l.Files.ConsoleSocket), PIDFile: in(l.Files.PID), Jail: jail,
 	}
 }
 
@@ -160,7 +201,7 @@ func removeNames(l vmm.Launch) {
 	for _, disk := range l.Disks {
 		_ = unlinkDisk(l.Dir, disk)
 	}
-	for _, name := range []string{l.Files.API, l.Files.Agent} {
+	for _, name := range append(pipesOf(l), l.Files.API, l.Files.Agent, metadataFile) {
 		if name != "" {
 			_ = os.Remove(filepath.Join(l.Dir, name))
 		}
@@ -178,15 +219,10 @@ const (
 // errRan is the cause of no further waiting: the guest ran and ended already.
 var errRan = errors.New("the guest has ended")
 
-// untilRunning waits until the API says that the vCPUs run. It gives up when
-// the process ends, or with ctx. A process that ended with status 0 did run.
-//
-// The API is not asked before the vCPUs' threads are there: a Firecracker that
-// refuses its configuration while a request waits for an answer aborts in its
-// API thread ("VMM disconnected"), and what was wrong is never said.
-func (m *machine) untilRunning(ctx context.Context) error {
+// whileUp derives a context that ends with the process, too: the cause then says
+// how that ended.
+func (m *machine) whileUp(ctx context.Context) (context.Context, context.CancelCauseFunc) {
 	ctx, cancel := context.WithCancelCause(ctx)
-	defer cancel(nil)
 	go func() {
 		switch exit, err := m.Wait(ctx); {
 		case err != nil:
@@ -196,15 +232,36 @@ func (m *machine) untilRunning(ctx context.Context) error {
 			cancel(ended(exit))
 		}
 	}()
+	return ctx, cancel
+}
+
+// untilRunning waits until the API says that the vCPUs run. It gives up when
+// the process ends, or with ctx. A process that ended with status 0 did run.
+//
+// The API is not asked before the vCPUs' threads are there: a Firecracker that
+// refuses its configuration while a request waits for an answer aborts in its
+// API thread ("VMM disconnected"), and what was wrong is never said.
+func (m *machine) untilRunning(ctx context.Context) error {
+	ctx, cancel := m.whileUp(ctx)
+	defer cancel(nil)
+	late := time.Now().Add(patience)
+	err := m.untilState(ctx, "Running", func() bool { return hasVCPUs(m.handle.VMM.PID) || time.Now().After(late) })
+	if errors.Is(err, errRan) {
+		return nil
+	}
+	return err
+}
+
+// untilState asks the API, when it may be asked, until it says that state.
+func (m *machine) untilState(ctx context.Context, state string, mayAsk func() bool) error {
 	ticker := time.NewTicker(poll)
 	defer ticker.Stop()
-	late := time.Now().Add(patience)
 	for {
-		if hasVCPUs(m.handle.VMM.PID) || time.Now().After(late) {
+		if mayAsk() {
 			info, err := m.api.Info(ctx)
 			var refused *APIError
 			switch {
-			case err == nil && info.State == "Running":
+			case err == nil && info.State == state:
 				return nil
 			case errors.As(err, &refused):
 				return err
@@ -212,10 +269,7 @@ func (m *machine) untilRunning(ctx context.Context) error {
 		}
 		select {
 		case <-ctx.Done():
-			if err := context.Cause(ctx); !errors.Is(err, errRan) {
-				return err
-			}
-			return nil
+			return context.Cause(ctx)
 		case <-ticker.C:
 		}
 	}

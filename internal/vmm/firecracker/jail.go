@@ -48,7 +48,26 @@ func inside(l vmm.Launch) vmm.Launch {
 	if l.Initrd != "" {
 		l.Initrd = jailInitrd
 	}
+	if l.Restore != nil {
+		l.Restore = &vmm.Restore{State: jailState, Mem: jailMem, Resume: l.Restore.Resume}
+	}
 	return l
+}
+
+// seen is a launch as its VMM sees it.
+func seen(l vmm.Launch) vmm.Launch {
+	if l.Jail != nil {
+		return inside(l)
+	}
+	return l
+}
+
+// rootOf is the VMM's working directory.
+func rootOf(l vmm.Launch) string {
+	if l.Jail != nil {
+		return jailRoot(l)
+	}
+	return l.Dir
 }
 
 // jailArgv puts the jailer before Firecracker's command line. Without --new-pid-ns:
@@ -112,16 +131,16 @@ func checkJailNames(l vmm.Launch) error {
 	}
 	names := map[string]string{
 		"kernel": jailKernel, "initrd": jailInitrd, "files.api": l.Files.API, "files.config": l.Files.Config,
-		"restore.state": jailState, "restore.mem": jailMem,
+		"restore.state": jailState, "restore.mem": jailMem, "snapshot": jailStage, "metadata": metadataFile,
 	}
 	if l.Agent {
 		names["files.agent"] = l.Files.Agent
 	}
 	if l.Logging {
-		names["files.log"] = l.Files.Log
+		names["files.log"] = l.Files.Log + pipeSuffix
 	}
 	if l.Metrics {
-		names["files.metrics"] = l.Files.Metrics
+		names["files.metrics"] = l.Files.Metrics + pipeSuffix
 	}
 	for _, d := range l.Disks {
 		first, _, _ := strings.Cut(diskName(l.Dir, d), "/")

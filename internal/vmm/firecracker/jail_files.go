@@ -24,39 +24,50 @@ const (
 	jailMem   = "restore.mem"
 )
 
+// jailStage is a directory in the VMM's root directory, beside which it is in the
+// jail's: there root makes the files that a snapshot is written to.
+const jailStage = "snapshot"
+
 // handed is a file of the host that a VMM in its jail is to have.
 type handed struct {
 	name     string // in the VMM's root directory
 	path     string // on the host
 	readOnly bool
+	fifo     bool // of ours, to write to
 }
 
 // handedTo lists the files of a launch.
 func handedTo(l vmm.Launch) []handed {
-	files := []handed{{jailKernel, l.Kernel, true}}
-	if l.Initrd != "" {
-		files = append(files, handed{jailInitrd, l.Initrd, true})
+	var files []handed
+	add := func(name, path string) {
+		if path != "" {
+			files = append(files, handed{name: name, path: path, readOnly: true})
+		}
 	}
 	if l.Restore != nil {
-		files = append(files, handed{jailState, l.Restore.State, true}, handed{jailMem, l.Restore.Mem, true})
+		add(jailState, l.Restore.State)
+		add(jailMem, l.Restore.Mem)
+	} else {
+		add(jailKernel, l.Kernel)
+		add(jailInitrd, l.Initrd)
 	}
 	for _, d := range l.Disks {
-		files = append(files, handed{diskName(l.Dir, d), d.Path, d.ReadOnly})
+		files = append(files, handed{name: diskName(l.Dir, d), path: d.Path, readOnly: d.ReadOnly})
 	}
-	for _, name := range logsOf(l) {
-		files = append(files, handed{name, filepath.Join(l.Dir, name), false})
+	for _, name := range pipesOf(l) {
+		files = append(files, handed{name: name, path: filepath.Join(l.Dir, name), fifo: true})
 	}
 	return files
 }
 
-// logsOf returns what Firecracker writes by itself and the host reads.
-func logsOf(l vmm.Launch) []string {
+// pipesOf returns what Firecracker writes by itself and the supervisor reads.
+func pipesOf(l vmm.Launch) []string {
 	var names []string
 	if l.Logging {
-		names = append(names, l.Files.Log)
+		names = append(names, l.Files.Log+pipeSuffix)
 	}
 	if l.Metrics {
-		names = append(names, l.Files.Metrics)
+		names = append(names, l.Files.Metrics+pipeSuffix)
 	}
 	return names
 }
@@ -73,6 +84,7 @@ const ledgerFile = "ledger.json"
 
 // loan is a file whose rights were changed for a VM's user.
 type loan struct {
+	Name string      `json:"name"` // in the VMM's root directory
 	Path string      `json:"path"`
 	Dev  uint64      `json:"dev"`
 	Ino  uint64      `json:"ino"`
@@ -116,13 +128,13 @@ func look(h handed) (string, *loan, error) {
 	if err := unix.Lstat(path, &st); err != nil {
 		return "", nil, &fs.PathError{Op: "stat", Path: path, Err: err}
 	}
-	if st.Mode&unix.S_IFMT != unix.S_IFREG {
+	if kind := st.Mode & unix.S_IFMT; kind != unix.S_IFREG && (kind != unix.S_IFIFO || !h.fifo) {
 		return "", nil, mvm.Errorf(mvm.ErrUnsupported, "%s is no regular file, and cannot be handed to a jailed VMM", path).WithHint("leave the jailer off: --no-jailer")
 	}
 	if h.readOnly && st.Mode&unix.S_IROTH != 0 {
 		return path, nil, nil
 	}
-	was := loan{Path: path, Dev: st.Dev, Ino: st.Ino, ACL: h.readOnly, UID: int(st.Uid), GID: int(st.Gid), Mode: fs.FileMode(st.Mode & 0o777)}
+	was := loan{Name: h.name, Path: path, Dev: st.Dev, Ino: st.Ino, ACL: h.readOnly, UID: int(st.Uid), GID: int(st.Gid), Mode: fs.FileMode(st.Mode & 0o777)}
 	if was.UID >= vmm.FirstJailUID && was.UID < vmm.FirstJailUID+vmm.JailUIDs { // of a jail that is no more
 		was.UID, was.GID, was.Mode = 0, 0, 0o600
 	}
@@ -189,15 +201,17 @@ func furnish(ctx context.Context, l vmm.Launch, config []byte) ([]supervisor.Bin
 	if err := os.MkdirAll(root, 0o700); err != nil {
 		return nil, err
 	}
-	for _, name := range logsOf(l) { // those of the last run were moved away
-		f, err := os.OpenFile(filepath.Join(l.Dir, name), os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
-		if err != nil {
-			return nil, err
+	for _, name := range pipesOf(l) { // those of the last run were removed
+		if err := unix.Mkfifo(filepath.Join(l.Dir, name), 0o600); err != nil {
+			return nil, &fs.PathError{Op: "mkfifo", Path: name, Err: err}
 		}
-		_ = f.Close()
 	}
 	b := ledger{UID: l.Jail.UID, GID: l.Jail.GID}
-	var binds []supervisor.Bind
+	stage, err := makeStage(l.Dir, root)
+	if err != nil {
+		return nil, err
+	}
+	binds := []supervisor.Bind{stage}
 	for _, h := range handedTo(l) {
 		path, t, err := look(h)
 		if err != nil {
@@ -209,6 +223,9 @@ func furnish(ctx context.Context, l vmm.Launch, config []byte) ([]supervisor.Bin
 		binds = append(binds, supervisor.Bind{From: path, To: filepath.Join(root, h.name), ReadOnly: h.readOnly})
 	}
 	if err := b.write(l.Dir); err != nil {
+		return nil, err
+	}
+	if err := writeIn(root, l, config, b); err != nil {
 		return nil, err
 	}
 	lent := map[string]error{}
@@ -227,16 +244,53 @@ func furnish(ctx context.Context, l vmm.Launch, config []byte) ([]supervisor.Bin
 			}
 			continue
 		}
-		if err := placeholder(root, bind.To); err != nil {
-			return nil, err
+		if bind != stage {
+			if err := placeholder(root, bind.To); err != nil {
+				return nil, err
+			}
 		}
 		kept = append(kept, bind)
 	}
-	path := filepath.Join(root, l.Files.Config)
-	if err := os.WriteFile(path, config, 0o400); err != nil {
-		return nil, err
+	return kept, nil
+}
+
+// makeStage makes the directory for snapshots, in which only root can make files.
+func makeStage(dir, root string) (supervisor.Bind, error) {
+	b := supervisor.Bind{From: filepath.Join(dir, jailDir, jailStage), To: filepath.Join(root, jailStage)}
+	for _, path := range []string{b.From, b.To} {
+		if err := os.Mkdir(path, 0o711); err != nil { //nolint:gosec // the VM's user has to pass
+			return b, err
+		}
+		if err := os.Chmod(path, 0o711); err != nil { //nolint:gosec // whatever the umask
+			return b, err
+		}
 	}
-	return kept, os.Lchown(path, b.UID, b.GID)
+	return b, nil
+}
+
+// writeIn writes what only this VMM reads: its configuration, and its metadata.
+func writeIn(root string, l vmm.Launch, config []byte, b ledger) error {
+	files := map[string][]byte{}
+	if l.Restore == nil {
+		files[l.Files.Config] = config
+	}
+	if l.Metadata != nil {
+		data, err := metadataOf(l.Metadata)
+		if err != nil {
+			return err
+		}
+		files[metadataFile] = data
+	}
+	for name, data := range files {
+		path := filepath.Join(root, name)
+		if err := os.WriteFile(path, data, 0o400); err != nil {
+			return err
+		}
+		if err := os.Lchown(path, b.UID, b.GID); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // placeholder makes the file that another one is bound over. Nobody but root is in

@@ -105,7 +105,8 @@ func jailedLaunch() vmm.Launch {
 const jailedBegin = "/c/bin/jailer --id mvm-0123456789abcdef --exec-file /c/bin/firecracker --uid 1879048200 --gid 1879048201" +
 	" --chroot-base-dir /c/vms/0123456789abcdef/jail"
 
-const jailedEnd = " -- --api-sock firecracker.api.socket --config-file firecracker.json --log-path firecracker.log --level Warning --show-level --enable-pci"
+const jailedEnd = " -- --api-sock firecracker.api.socket --config-file firecracker.json --log-path firecracker.log.pipe --level Warning --show-level" +
+	" --metrics-path firecracker.metrics.pipe --enable-pci"
 
 func TestRenderJailed(t *testing.T) {
 	for name, tt := range map[string]struct {

@@ -2,6 +2,7 @@ package firecracker
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"io/fs"
 	"net"
@@ -16,13 +17,46 @@ import (
 	"github.com/mvmctl/mvm/internal/vmm"
 )
 
-// machine implements vmm.Machine and vmm.Pauser.
+// machine implements vmm.Machine and all the optional interfaces.
 type machine struct {
 	handle vmm.Handle
 	api    *Client
 }
 
-var _ vmm.Pauser = (*machine)(nil)
+var (
+	_ vmm.Pauser         = (*machine)(nil)
+	_ vmm.Snapshotter    = (*machine)(nil)
+	_ vmm.DiskHotplugger = (*machine)(nil)
+	_ vmm.Ballooner      = (*machine)(nil)
+	_ vmm.RateLimiter    = (*machine)(nil)
+	_ vmm.NICLimiter     = (*machine)(nil)
+	_ vmm.MetadataHolder = (*machine)(nil)
+	_ vmm.Metered        = (*machine)(nil)
+)
+
+// extra is the driver's own part of a handle: what Firecracker does not tell.
+type extra struct {
+	Root    string `json:"root,omitempty"`    // id of the root disk
+	Metrics string `json:"metrics,omitempty"` // name of the file, in the VM's directory
+}
+
+func extraOf(l vmm.Launch) extra {
+	var e extra
+	if len(l.Disks) > 0 {
+		e.Root = l.Disks[0].ID
+	}
+	if l.Metrics {
+		e.Metrics = l.Files.Metrics
+	}
+	return e
+}
+
+// extra reads the driver's part of the handle. One of an earlier mvm has none.
+func (m *machine) extra() extra {
+	var e extra
+	_ = json.Unmarshal(m.handle.Extra, &e)
+	return e
+}
 
 func (d *Driver) machine(h vmm.Handle) *machine {
 	return &machine{handle: h, api: NewClient(h.APISocket)}

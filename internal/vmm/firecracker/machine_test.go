@@ -33,7 +33,7 @@ type bench struct {
 	blind                  bool // the fake does not find its API description
 	binary, kernel, initrd string
 	jailer                 string        // "" runs it unjailed
-	tap                    string        // a tap device that nobody uses; "" for none
+	taps                   []string      // tap devices that nobody uses
 	patience               time.Duration // for what is expected to happen
 }
 
@@ -41,7 +41,7 @@ type bench struct {
 func (b bench) lenient() bool { return b.fake && (b.blind || fakevmm.SpecPath() == "") }
 
 func fakeBench(t *testing.T) bench {
-	b := bench{fake: true, binary: fakevmm.Install(t), tap: "never-opened", patience: 20 * time.Second}
+	b := bench{fake: true, binary: fakevmm.Install(t), taps: []string{"tap0", "tap1", "tap2"}, patience: 20 * time.Second}
 	b.kernel = filepath.Join(t.TempDir(), "vmlinux")
 	b.initrd = filepath.Join(t.TempDir(), "initrd")
 	for _, name := range []string{b.kernel, b.initrd} {
@@ -57,7 +57,7 @@ func realBench(t *testing.T) bench {
 	testenv.Require(t, "firecracker", "kvm")
 	b := bench{
 		binary: os.Getenv(testenv.FirecrackerVariable), kernel: os.Getenv("MVM_TEST_KERNEL"),
-		initrd: os.Getenv("MVM_TEST_INITRD"), tap: os.Getenv("MVM_TEST_TAP"), patience: 2 * time.Minute,
+		initrd: os.Getenv("MVM_TEST_INITRD"), taps: strings.Fields(os.Getenv("MVM_TEST_TAPS")), patience: 2 * time.Minute,
 	}
 	if b.kernel == "" || b.initrd == "" {
 		t.Skip("MVM_TEST_KERNEL and MVM_TEST_INITRD name no guest; see test/lab")
@@ -373,12 +373,12 @@ func testCancelled(t *testing.T, b bench) {
 
 // testManyDevices gives the VM all that a launch can have.
 func testManyDevices(t *testing.T, b bench) {
-	if b.tap == "" {
-		t.Skip("MVM_TEST_TAP names no tap device")
+	if len(b.taps) == 0 {
+		t.Skip("MVM_TEST_TAPS names no tap device")
 	}
 	l := b.launch(t)
 	l.VCPUs, l.PCI = 2, true
-	l.NICs = []vmm.NIC{{ID: "eth0", Tap: b.tap, MAC: "02:fc:00:00:00:01"}}
+	l.NICs = []vmm.NIC{{ID: "eth0", Tap: b.taps[0], MAC: "02:fc:00:00:00:01"}}
 	for _, id := range []string{"vol-a", "vol-b"} {
 		d := vmm.Disk{ID: id, Path: filepath.Join(t.TempDir(), id), Format: "raw", ReadOnly: id == "vol-b", Writeback: true}
 		if err := os.WriteFile(d.Path, make([]byte, 1<<20), 0o600); err != nil {

@@ -23,7 +23,10 @@ const oldestMajor, oldestMinor = 1, 13
 
 // Probe implements vmm.Driver.
 func (d *Driver) Probe(ctx context.Context) vmm.Probe {
-	p := vmm.Probe{Capabilities: vmm.Capabilities{Pause: true, Jail: true, Vsock: true, NestedVirt: nested()}}
+	p := vmm.Probe{Capabilities: vmm.Capabilities{
+		Pause: true, Snapshot: true, DiskHotplug: true, Balloon: true, RateLimit: true, NICLimit: true, Metadata: true,
+		Metrics: true, Jail: true, HugePages: true, Vsock: true, NestedVirt: nested(),
+	}}
 	bad := func(err error) {
 		p.Problems = append(p.Problems, vmm.Problem{What: err.Error(), Hint: mvm.HintOf(err), Fatal: true})
 	}
@@ -142,11 +145,10 @@ func nested() bool {
 }
 
 // removeStale removes what an earlier run of the same VM left: Firecracker
-// refuses to start where its sockets exist, and writes over the beginning of an
-// old log. One old log is kept.
+// refuses to start where its sockets exist. One old log is kept.
 func removeStale(l vmm.Launch) error {
 	var errs []error
-	for _, name := range []string{l.Files.API, l.Files.Agent} {
+	for _, name := range []string{l.Files.API, l.Files.Agent, l.Files.Log + pipeSuffix, l.Files.Metrics + pipeSuffix} {
 		if name == "" {
 			continue
 		}

@@ -7,7 +7,6 @@ package firecracker
 import (
 	"bytes"
 	"encoding/json"
-	"fmt"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -32,15 +31,19 @@ const (
 	cmdlineExtra = "console=ttyS0 reboot=k panic=1 i8042.noaux i8042.nomux i8042.dumbkbd"
 )
 
-// Render implements vmm.Driver.
+// Render implements vmm.Driver. For a VM that is continued, the configuration is
+// the request that loads it.
 func (d *Driver) Render(l vmm.Launch) (vmm.Rendered, error) {
+	if err := check(l); err != nil {
+		return vmm.Rendered{}, err
+	}
 	seen, root, argv := l, l.Dir, argvOf(l)
 	if l.Jail != nil {
 		seen, root, argv = inside(l), jailRoot(l), jailArgv(l, argv)
 	}
-	cfg, err := configOf(seen)
-	if err != nil {
-		return vmm.Rendered{}, err
+	var cfg any = configOf(seen)
+	if l.Restore != nil {
+		cfg = loadOf(seen)
 	}
 	data, err := marshal(cfg)
 	if err != nil {
@@ -60,7 +63,7 @@ func (d *Driver) Render(l vmm.Launch) (vmm.Rendered, error) {
 
 // marshal writes the configuration so that a person can read it: indented, and
 // with '&' and '<' as they are.
-func marshal(cfg Config) ([]byte, error) {
+func marshal(cfg any) ([]byte, error) {
 	var b bytes.Buffer
 	enc := json.NewEncoder(&b)
 	enc.SetEscapeHTML(false)
@@ -72,14 +75,23 @@ func marshal(cfg Config) ([]byte, error) {
 // argvOf returns the command line. Sockets and files are relative to the VM's
 // directory, because a unix socket's path is limited to 107 bytes. The log is
 // set up here and not in the configuration file: until that is read, messages
-// would go to stdout, which is the guest's console. (A log file given in both
-// places would be opened twice without O_APPEND and overwritten.)
+// would go to stdout, which is the guest's console; and a VM that is continued has
+// no such file. Log and metrics go to FIFOs, because Firecracker bounds neither.
 func argvOf(l vmm.Launch) []string {
-	argv := []string{l.Binary, "--id", supervisor.Token(l.ID), "--api-sock", l.Files.API, "--config-file", l.Files.Config}
+	argv := []string{l.Binary, "--id", supervisor.Token(l.ID), "--api-sock", l.Files.API}
+	if l.Restore == nil {
+		argv = append(argv, "--config-file", l.Files.Config)
+	}
 	if l.Logging {
-		argv = append(argv, "--log-path", l.Files.Log, "--level", logLevel(l.LogLevel), "--show-level")
+		argv = append(argv, "--log-path", l.Files.Log+pipeSuffix, "--level", logLevel(l.LogLevel), "--show-level")
 	} else {
 		argv = append(argv, "--log-path", "/dev/null", "--level", "Off")
+	}
+	if l.Metrics {
+		argv = append(argv, "--metrics-path", l.Files.Metrics+pipeSuffix)
+	}
+	if l.Metadata != nil {
+		argv = append(argv, "--metadata", metadataFile)
 	}
 	if l.PCI {
 		argv = append(argv, "--enable-pci")
@@ -87,16 +99,23 @@ func argvOf(l vmm.Launch) []string {
 	return argv
 }
 
-func configOf(l vmm.Launch) (Config, error) {
-	if err := check(l); err != nil {
-		return Config{}, err
-	}
+const (
+	pipeSuffix = ".pipe" // of the FIFO whose content goes to the file of that name
+
+	// metadataFile holds the metadata until Firecracker has read it.
+	metadataFile = "metadata.json"
+)
+
+func configOf(l vmm.Launch) Config {
 	cfg := Config{
 		BootSource: BootSource{Kernel: l.Kernel, Initrd: l.Initrd, Args: cmdline(l.Cmdline)},
 		Drives:     []Drive{},
-		Machine:    MachineConfig{VCPUs: l.VCPUs, MemMiB: l.MemMiB},
+		Machine:    MachineConfig{VCPUs: l.VCPUs, MemMiB: l.MemMiB, TrackDirty: l.TrackDirty},
 		CPU:        l.CPUTemplate,
 		Entropy:    &Entropy{},
+	}
+	if l.HugePages {
+		cfg.Machine.HugePages = "2M"
 	}
 	for i, disk := range l.Disks {
 		// The root device would be put first and get "root=/dev/vda" on the
@@ -106,7 +125,9 @@ func configOf(l vmm.Launch) (Config, error) {
 		cfg.Drives = append(cfg.Drives, driveOf(l.Dir, disk, root))
 	}
 	for _, nic := range l.NICs {
-		cfg.NICs = append(cfg.NICs, NetworkInterface{ID: deviceID(nic.ID), Tap: nic.Tap, MAC: nic.MAC})
+		cfg.NICs = append(cfg.NICs, NetworkInterface{
+			ID: deviceID(nic.ID), Tap: nic.Tap, MAC: nic.MAC, MTU: nic.MTU, RX: limiterOf(nic.RX), TX: limiterOf(nic.TX),
+		})
 	}
 	if l.Agent {
 		cfg.Vsock = &Vsock{CID: guestCID, Path: l.Files.Agent}
@@ -115,20 +136,76 @@ func configOf(l vmm.Launch) (Config, error) {
 		// A configured logger without level falls back to Info.
 		cfg.Logger = &Logger{Level: logLevel(l.LogLevel), ShowLevel: true}
 	}
-	if l.Metrics {
-		cfg.Metrics = &Metrics{Path: l.Files.Metrics}
+	if b := l.Balloon; b != nil {
+		cfg.Balloon = &Balloon{AmountMiB: b.MiB, DeflateOnOOM: b.DeflateOnOOM, StatsIntervalSec: b.StatsSec}
 	}
-	return cfg, nil
+	if l.Metadata != nil {
+		cfg.MMDS = &MMDSConfig{Version: "V2"}
+		for _, nic := range cfg.NICs {
+			cfg.MMDS.NICs = append(cfg.MMDS.NICs, nic.ID)
+		}
+	}
+	return cfg
+}
+
+// loadOf is the request that continues a VM. It is left paused, so that it can be
+// looked at first. Its tap devices and its socket are this launch's.
+func loadOf(l vmm.Launch) SnapshotLoad {
+	s := SnapshotLoad{State: l.Restore.State, Mem: MemBackend{Type: "File", Path: l.Restore.Mem}, TrackDirty: l.TrackDirty}
+	for _, nic := range l.NICs {
+		s.NICs = append(s.NICs, NetworkOverride{ID: deviceID(nic.ID), Tap: nic.Tap})
+	}
+	if l.Agent {
+		s.Vsock = &VsockOverride{Path: l.Files.Agent}
+	}
+	return s
 }
 
 // driveOf renders one disk. The cache type is always Firecracker's "Writeback",
 // which passes the guest's flushes on to the file: its default, "Unsafe", drops
 // them, and nobody asked for that.
 func driveOf(dir string, disk vmm.Disk, root bool) Drive {
-	return Drive{
+	d := Drive{
 		ID: deviceID(disk.ID), Path: diskName(dir, disk), Root: root, ReadOnly: disk.ReadOnly,
-		CacheType: "Writeback", IOEngine: "Sync",
+		CacheType: "Writeback", IOEngine: "Sync", Limiter: limiterOf(disk.Limit),
 	}
+	if disk.AsyncIO {
+		d.IOEngine = "Async"
+	}
+	return d
+}
+
+// refillMillis is the time in which a bucket fills up: it then holds what may pass
+// in a second.
+const refillMillis = 1000
+
+// limiterOf renders a limit; nil for none.
+func limiterOf(l vmm.RateLimit) *RateLimiter {
+	if l == (vmm.RateLimit{}) {
+		return nil
+	}
+	var r RateLimiter
+	if l.BytesPerSec > 0 {
+		r.Bandwidth = &TokenBucket{Size: l.BytesPerSec, OneTimeBurst: l.BurstBytes, RefillMillis: refillMillis}
+	}
+	if l.OpsPerSec > 0 {
+		r.Ops = &TokenBucket{Size: l.OpsPerSec, RefillMillis: refillMillis}
+	}
+	return &r
+}
+
+// updateOf renders a limit for a device that has one, maybe. A bucket that is not
+// there would be left as it is; an empty one takes the bound away (BucketUpdate in
+// Firecracker's source).
+func updateOf(l vmm.RateLimit) *RateLimiter {
+	r := RateLimiter{Bandwidth: &TokenBucket{}, Ops: &TokenBucket{}}
+	if l := limiterOf(l); l != nil && l.Bandwidth != nil {
+		r.Bandwidth = l.Bandwidth
+	}
+	if l := limiterOf(l); l != nil && l.Ops != nil {
+		r.Ops = l.Ops
+	}
+	return &r
 }
 
 // deviceID turns an id into one that Firecracker's API takes.
@@ -166,134 +243,4 @@ func logLevel(level string) string {
 		return "Trace"
 	}
 	return "Info"
-}
-
-func unsupported(field, why string) *mvm.Error {
-	return mvm.Errorf(mvm.ErrUnsupported, "firecracker cannot honour %s: %s", field, why)
-}
-
-func invalid(field, format string, args ...any) *mvm.Error {
-	return mvm.Errorf(mvm.ErrInvalid, "%s: %w", field, fmt.Errorf(format, args...))
-}
-
-// check refuses what Firecracker cannot do or would misread.
-func check(l vmm.Launch) error {
-	if err := checkNames(l); err != nil {
-		return err
-	}
-	switch {
-	case l.Accel != "" && l.Accel != "kvm":
-		return unsupported("accel "+l.Accel, "it runs on KVM only").WithHint("use --hypervisor qemu")
-	case l.VCPUs < 1:
-		return invalid("vcpu", "%d vCPUs", l.VCPUs).WithHint("give at least 1")
-	case l.VCPUs > maxVCPUs:
-		return unsupported("vcpu", fmt.Sprintf("%d vCPUs are more than its %d", l.VCPUs, maxVCPUs)).
-			WithHint("give at most %d, or use --hypervisor qemu", maxVCPUs)
-	case l.MemMiB < 1:
-		return invalid("mem", "%d MiB", l.MemMiB).WithHint("give at least 128 MiB")
-	case l.Kernel == "":
-		return invalid("kernel", "there is none").WithHint("mvm kernel pull")
-	case strings.ContainsFunc(l.Cmdline, func(r rune) bool { return r < ' ' || r > '~' }):
-		return invalid("boot_args", "a character that is not printable ASCII").WithHint("write the arguments on one line")
-	case len(cmdline(l.Cmdline)) > maxCmdline:
-		return unsupported("boot_args", fmt.Sprintf("%d bytes are more than its %d", len(cmdline(l.Cmdline)), maxCmdline)).
-			WithHint("shorten --boot-args")
-	}
-	if err := checkDevices(l); err != nil {
-		return err
-	}
-	if err := checkJail(l); err != nil {
-		return err
-	}
-	return checkTemplate(l.CPUTemplate)
-}
-
-// checkNames holds the id to what validate_instance_id in Firecracker's source
-// takes, and the names of files to a single element of a path.
-func checkNames(l vmm.Launch) error {
-	bad := strings.ContainsFunc(l.ID, func(r rune) bool {
-		return r != '-' && (r < '0' || r > '9') && (r < 'a' || r > 'z') && (r < 'A' || r > 'Z')
-	})
-	if l.ID == "" || len(supervisor.Token(l.ID)) > 64 || bad {
-		return invalid("id", "%q is no instance id", l.ID).WithHint("use 1 to 60 letters, digits and hyphens")
-	}
-	if !filepath.IsAbs(l.Dir) || !filepath.IsAbs(l.Binary) {
-		return invalid("dir or binary", "%q, %q: not absolute", l.Dir, l.Binary).WithHint("mvm binary ls shows what is installed")
-	}
-	names := map[string]string{"api": l.Files.API, "config": l.Files.Config, "console": l.Files.Console}
-	if l.Logging {
-		names["log"] = l.Files.Log
-	}
-	if l.Metrics {
-		names["metrics"] = l.Files.Metrics
-	}
-	if l.Agent {
-		names["agent"] = l.Files.Agent
-	}
-	for field, name := range names {
-		if name == "" || name[0] == '-' || name != filepath.Base(name) || name == "." || name == ".." {
-			return invalid("files."+field, "%q is no file name", name).WithHint("see 'mvm config ls' for the names of files")
-		}
-	}
-	return nil
-}
-
-func checkDevices(l vmm.Launch) error {
-	seen := map[string]bool{}
-	for _, disk := range l.Disks {
-		id := deviceID(disk.ID)
-		if err := checkID(id); err != nil {
-			return err
-		}
-		if seen[id] {
-			return invalid("disk", "two have the id %q", id).WithHint("give each disk an id of its own")
-		}
-		seen[id] = true
-		if !filepath.IsAbs(disk.Path) {
-			return invalid("disk "+disk.ID, "its path %q is not absolute", disk.Path).WithHint("give the whole path")
-		}
-		if disk.Format != "raw" {
-			return unsupported("disk "+disk.ID, "its format is "+disk.Format+", and only raw is known").
-				WithHint("convert the disk to raw, or use --hypervisor qemu")
-		}
-	}
-	nics := map[string]bool{}
-	for _, nic := range l.NICs {
-		id := deviceID(nic.ID)
-		if err := checkID(id); err != nil {
-			return err
-		}
-		if nics[id] {
-			return invalid("nic", "two have the id %q", id).WithHint("give each interface an id of its own")
-		}
-		nics[id] = true
-	}
-	return nil
-}
-
-// checkTemplate looks for the sections of a CPU template
-// (docs/cpu_templates/cpu-templates.md), because Firecracker would only say
-// that the whole file does not match.
-func checkTemplate(data json.RawMessage) error {
-	if data == nil {
-		return nil
-	}
-	err := isObject(data)
-	if err == nil {
-		var t struct {
-			KVM   []string          `json:"kvm_capabilities"`
-			CPUID []json.RawMessage `json:"cpuid_modifiers"`
-			MSR   []json.RawMessage `json:"msr_modifiers"`
-			Reg   []json.RawMessage `json:"reg_modifiers"`
-			VCPU  []json.RawMessage `json:"vcpu_features"`
-		}
-		dec := json.NewDecoder(bytes.NewReader(data))
-		dec.DisallowUnknownFields()
-		err = dec.Decode(&t)
-	}
-	if err != nil {
-		return invalid("cpu_config", "no CPU template: %w", err).
-			WithHint("see Firecracker's docs/cpu_templates/cpu-templates.md for the format")
-	}
-	return nil
 }

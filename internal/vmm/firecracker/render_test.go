@@ -28,13 +28,155 @@ func launch() vmm.Launch {
 	}
 }
 
+// everything is a VM with what else there is.
+func everything() vmm.Launch {
+	l := launch()
+	some := vmm.RateLimit{BytesPerSec: 1 << 20, OpsPerSec: 100, BurstBytes: 512}
+	l.Disks[0].Limit, l.Disks[1].Limit, l.Disks[0].AsyncIO = some, vmm.RateLimit{OpsPerSec: 5}, true
+	l.NICs[0].RX, l.NICs[0].TX, l.NICs[0].MTU = some, vmm.RateLimit{BytesPerSec: 7}, 1400
+	l.Balloon = &vmm.Balloon{MiB: 64, DeflateOnOOM: true, StatsSec: 5}
+	l.Metadata = json.RawMessage(`{"secret": "s3cret"}`)
+	l.HugePages, l.TrackDirty = true, true
+	return l
+}
+
+func TestRenderEverything(t *testing.T) {
+	r, err := (&Driver{}).Render(everything())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := strings.Join(r.Argv, " "); !strings.Contains(got, " --metadata metadata.json") {
+		t.Errorf("argv is %s", got)
+	}
+	var got, want struct {
+		Drives  []json.RawMessage `json:"drives"`
+		NICs    []json.RawMessage `json:"network-interfaces"`
+		Machine json.RawMessage   `json:"machine-config"`
+		Balloon json.RawMessage   `json:"balloon"`
+		MMDS    json.RawMessage   `json:"mmds-config"`
+	}
+	if err := json.Unmarshal(r.Config, &got); err != nil {
+		t.Fatal(err)
+	}
+	if err := json.Unmarshal([]byte(`{
+  "drives": [{
+      "drive_id": "rootfs",
+      "path_on_host": "rootfs.raw",
+      "is_root_device": false,
+      "is_read_only": false,
+      "cache_type": "Writeback",
+      "io_engine": "Async",
+      "rate_limiter": {
+        "bandwidth": {
+          "size": 1048576,
+          "one_time_burst": 512,
+          "refill_time": 1000
+        },
+        "ops": {
+          "size": 100,
+          "refill_time": 1000
+        }
+      }
+    },{
+      "drive_id": "vol_a1",
+      "path_on_host": "disk-vol_a1",
+      "is_root_device": false,
+      "is_read_only": true,
+      "cache_type": "Writeback",
+      "io_engine": "Sync",
+      "rate_limiter": {
+        "ops": {
+          "size": 5,
+          "refill_time": 1000
+        }
+      }
+    }],
+  "network-interfaces": [{
+      "iface_id": "eth0",
+      "host_dev_name": "mvm-t0",
+      "guest_mac": "02:fc:00:00:00:01",
+      "mtu": 1400,
+      "rx_rate_limiter": {
+        "bandwidth": {
+          "size": 1048576,
+          "one_time_burst": 512,
+          "refill_time": 1000
+        },
+        "ops": {
+          "size": 100,
+          "refill_time": 1000
+        }
+      },
+      "tx_rate_limiter": {
+        "bandwidth": {
+          "size": 7,
+          "refill_time": 1000
+        }
+      }
+    }],
+  "machine-config": {
+    "vcpu_count": 2,
+    "mem_size_mib": 512,
+    "smt": false,
+    "track_dirty_pages": true,
+    "huge_pages": "2M"
+  },
+  "balloon": {
+    "amount_mib": 64,
+    "deflate_on_oom": true,
+    "stats_polling_interval_s": 5
+  },
+  "mmds-config": {
+    "version": "V2",
+    "network_interfaces": [
+      "eth0"
+    ]
+  }}`), &want); err != nil {
+		t.Fatal(err)
+	}
+	if d := cmp.Diff(want, got); d != "" {
+		t.Errorf("the configuration differs:\n%s", d)
+	}
+	if strings.Contains(string(r.Config)+strings.Join(r.Argv, ""), "s3cret") {
+		t.Error("metadata is in the configuration or on the command line")
+	}
+}
+
+// A VM that is continued has no configuration: what is kept is the request.
+func TestRenderRestore(t *testing.T) {
+	l := launch()
+	l.Restore = &vmm.Restore{State: "/s/state", Mem: "/s/mem", Resume: true}
+	l.Kernel, l.Initrd, l.TrackDirty = "", "", true
+	r, err := (&Driver{}).Render(l)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := strings.Join(r.Argv, " "); strings.Contains(got, "--config-file") || !strings.Contains(got, "--log-path firecracker.log.pipe") {
+		t.Errorf("argv is %s", got)
+	}
+	want := SnapshotLoad{
+		State: "/s/state", Mem: MemBackend{Type: "File", Path: "/s/mem"}, TrackDirty: true,
+		NICs: []NetworkOverride{{ID: "eth0", Tap: "mvm-t0"}}, Vsock: &VsockOverride{Path: "agent.sock"},
+	}
+	var got SnapshotLoad
+	if err := json.Unmarshal(r.Config, &got); err != nil {
+		t.Fatal(err)
+	}
+	if d := cmp.Diff(want, got); d != "" {
+		t.Errorf("the request differs:\n%s", d)
+	}
+	if err := spec(t).CheckAs("SnapshotLoadParams", r.Config); err != nil {
+		t.Error(err)
+	}
+}
+
 func TestRender(t *testing.T) {
 	r, err := (&Driver{}).Render(launch())
 	if err != nil {
 		t.Fatal(err)
 	}
 	wantArgv := strings.Fields("/c/bin/firecracker --id mvm-0123456789abcdef --api-sock firecracker.api.socket --config-file firecracker.json" +
-		" --log-path firecracker.log --level Warning --show-level --enable-pci")
+		" --log-path firecracker.log.pipe --level Warning --show-level --metrics-path firecracker.metrics.pipe --enable-pci")
 	if d := cmp.Diff(wantArgv, r.Argv); d != "" {
 		t.Errorf("argv differs:\n%s", d)
 	}
@@ -86,9 +228,6 @@ func TestRender(t *testing.T) {
   "logger": {
     "level": "Warning",
     "show_level": true
-  },
-  "metrics": {
-    "metrics_path": "firecracker.metrics"
   }
 }
 `
@@ -131,9 +270,8 @@ func TestRootDevice(t *testing.T) {
 	for _, tt := range tests {
 		l := launch()
 		l.Initrd, l.Cmdline = tt.initrd, tt.cmdline
-		cfg, err := configOf(l)
-		if err != nil || cfg.Drives[0].Root != tt.want || cfg.Drives[1].Root {
-			t.Errorf("%+v: root %v, error %v", tt, cfg.Drives[0].Root, err)
+		if cfg := configOf(l); cfg.Drives[0].Root != tt.want || cfg.Drives[1].Root {
+			t.Errorf("%+v: root %v", tt, cfg.Drives[0].Root)
 		}
 	}
 }
@@ -156,14 +294,9 @@ func TestCmdline(t *testing.T) {
 // Firecracker's OpenAPI description.
 func TestConfigIsInTheDescription(t *testing.T) {
 	s := spec(t)
-	cfg, err := configOf(launch())
-	if err != nil {
-		t.Fatal(err)
-	}
-	cfg.Balloon = &Balloon{AmountMiB: 1, DeflateOnOOM: true, StatsIntervalSec: 1, FreePageReporting: true}
-	cfg.MMDS = &MMDSConfig{Version: "V2", NICs: []string{"eth0"}, Address: "169.254.169.254"}
-	cfg.Machine.HugePages = "2M"
-	cfg.Drives[0].Limiter, cfg.NICs[0].RX, cfg.NICs[0].TX, cfg.NICs[0].MTU = limiter, limiter, limiter, 1400
+	cfg := configOf(everything())
+	cfg.Balloon.FreePageReporting, cfg.MMDS.Address = true, "169.254.169.254"
+	cfg.Metrics = &Metrics{Path: "m"}
 	data, err := marshal(cfg)
 	if err != nil {
 		t.Fatal(err)
@@ -213,6 +346,16 @@ func TestRenderRefuses(t *testing.T) {
 		{"files.config", func(l *vmm.Launch) { l.Files.Config = "--no-api" }, mvm.ErrInvalid},
 		{"id", func(l *vmm.Launch) { l.ID = strings.Repeat("a", 61) }, mvm.ErrInvalid},
 		{"dir", func(l *vmm.Launch) { l.Dir = "relative" }, mvm.ErrInvalid},
+		{"mtu", func(l *vmm.Launch) { l.NICs[0].MTU = 67 }, mvm.ErrInvalid},
+		{"limit", func(l *vmm.Launch) { l.NICs[0].RX.OpsPerSec = -1 }, mvm.ErrInvalid},
+		{"limit", func(l *vmm.Launch) { l.Disks[0].Limit.BurstBytes = 1 }, mvm.ErrInvalid},
+		{"mem", func(l *vmm.Launch) { l.HugePages, l.MemMiB = true, 511 }, mvm.ErrInvalid},
+		{"huge_pages", func(l *vmm.Launch) { l.HugePages, l.Restore = true, &vmm.Restore{State: "/s", Mem: "/m"} }, mvm.ErrUnsupported},
+		{"restore", func(l *vmm.Launch) { l.Restore = &vmm.Restore{State: "s", Mem: "/m"} }, mvm.ErrInvalid},
+		{"balloon", func(l *vmm.Launch) { l.Balloon = &vmm.Balloon{MiB: 513} }, mvm.ErrInvalid},
+		{"balloon", func(l *vmm.Launch) { l.Balloon = &vmm.Balloon{StatsSec: -1} }, mvm.ErrInvalid},
+		{"metadata", func(l *vmm.Launch) { l.Metadata, l.NICs = json.RawMessage(`{}`), nil }, mvm.ErrUnsupported},
+		{"metadata", func(l *vmm.Launch) { l.Metadata = json.RawMessage(`"x"`) }, mvm.ErrInvalid},
 		{"files.api", func(l *vmm.Launch) { l.Files.API = "../api" }, mvm.ErrInvalid},
 		{"files.agent", func(l *vmm.Launch) { l.Files.Agent = "" }, mvm.ErrInvalid},
 	}
@@ -248,7 +391,7 @@ func FuzzRender(f *testing.F) {
 		if !strings.HasPrefix(cfg.BootSource.Args, strings.TrimSpace(cmdline)) || cfg.Machine.VCPUs != vcpus {
 			t.Errorf("%q became %q", cmdline, cfg.BootSource.Args)
 		}
-		if len(r.Argv) != 13 {
+		if len(r.Argv) != 15 {
 			t.Errorf("argv %q", r.Argv)
 		}
 		for _, name := range []string{r.Argv[2], r.Argv[4]} {

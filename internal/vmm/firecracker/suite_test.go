@@ -18,8 +18,8 @@ func (b bench) fixture(t *testing.T, kvm func() host.KVM) vmmtest.Fixture {
 			Binary: b.binary, Runner: &run.Host{}, CheckKVM: kvm,
 			Launcher: supervisor.Launcher{Exe: newDriver(t).opts.Launcher.Exe},
 		}),
-		Launch:   func(t testing.TB) vmm.Launch { return b.launch(t) },
-		Hello:    ": ready",
+		Launch: func(t testing.TB) vmm.Launch { return b.launch(t) },
+		Hello:  ": ready", Answers: true, Taps: b.taps,
 		PowerOff: func(l *vmm.Launch) { l.Cmdline += " " + fakevmm.PowerOffArg },
 	}
 }

@@ -69,19 +69,6 @@ func testStart(t *testing.T, f Fixture) {
 	wantJail(t, l, h)
 }
 
-func testCapabilities(t *testing.T, f Fixture) {
-	have := f.Driver.Probe(within(t)).Capabilities
-	_, pauser := start(t, f, f.Launch(t)).(vmm.Pauser)
-	if have.Pause != pauser {
-		t.Errorf("Capabilities.Pause = %v, and the machine is a Pauser: %v", have.Pause, pauser)
-	}
-	l := f.Launch(t)
-	l.Disks = []vmm.Disk{{ID: "rootfs", Path: filepath.Join(l.Dir, "rootfs"), Format: "qcow2"}}
-	if _, err := f.Driver.Render(l); have.Qcow2 != (err == nil) {
-		t.Errorf("Capabilities.Qcow2 = %v, and a qcow2 disk gives: %v", have.Qcow2, err)
-	}
-}
-
 func testAttach(t *testing.T, f Fixture) {
 	m := start(t, f, f.Launch(t))
 	if err := m.Close(); err != nil {

@@ -2,6 +2,7 @@ package vmmtest
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"net"
 	"os"
@@ -36,6 +37,10 @@ type fakeVM struct {
 	paused bool
 	exit   *vmm.Exit
 	ended  chan struct{} // closed when exit is set
+	launch vmm.Launch    // as it was started, and changed since
+
+	balloon  int             // what the guest is to give up, and has at once
+	metadata json.RawMessage // nil for no service
 }
 
 // NewFake makes a driver without VMs.
@@ -46,13 +51,18 @@ func (f *Fake) Name() string { return "fake" }
 
 // Probe implements vmm.Driver.
 func (f *Fake) Probe(context.Context) vmm.Probe {
-	return vmm.Probe{Path: "/proc/self/exe", Version: "1.0.0", Accel: "tcg", Capabilities: vmm.Capabilities{Pause: true, Qcow2: true}, Usable: true}
+	return vmm.Probe{Path: "/proc/self/exe", Version: "1.0.0", Accel: "tcg", Usable: true, Capabilities: vmm.Capabilities{
+		Pause: true, Snapshot: true, DiskHotplug: true, Balloon: true, RateLimit: true, NICLimit: true, Metadata: true, Metrics: true, HugePages: true, Qcow2: true,
+	}}
 }
 
 // Render implements vmm.Driver.
 func (f *Fake) Render(l vmm.Launch) (vmm.Rendered, error) {
 	if l.ID == "" || !filepath.IsAbs(l.Dir) {
 		return vmm.Rendered{}, mvm.Errorf(mvm.ErrInvalid, "the VM has no id or no directory").WithHint("give it both")
+	}
+	if err := checkFake(l); err != nil {
+		return vmm.Rendered{}, err
 	}
 	r := vmm.Rendered{Argv: []string{l.Binary, supervisor.Token(l.ID)}, Dir: l.Dir, APISocket: filepath.Join(l.Dir, l.Files.API)}
 	if l.Agent {
@@ -71,6 +81,10 @@ func (f *Fake) Start(ctx context.Context, l vmm.Launch) (vmm.Machine, error) {
 		return nil, mvm.Wrap(err, "start", l.Name)
 	}
 	paths := []string{l.Binary, l.Kernel}
+	hello := GuestHello
+	if l.Restore != nil { // its guest goes on, and says nothing twice
+		paths, hello = []string{l.Binary, l.Restore.State, l.Restore.Mem}, ""
+	}
 	for _, disk := range l.Disks {
 		paths = append(paths, disk.Path)
 	}
@@ -79,22 +93,25 @@ func (f *Fake) Start(ctx context.Context, l vmm.Launch) (vmm.Machine, error) {
 			return nil, mvm.Wrap(mvm.Errorf(mvm.ErrUnavailable, "%w", err).WithHint("see the VM's log"), "start", l.Name)
 		}
 	}
-	if err := os.WriteFile(filepath.Join(l.Dir, l.Files.Console), []byte(GuestHello), 0o600); err != nil {
+	vm, err := newFakeVM(l)
+	if err != nil {
+		return nil, mvm.Wrap(err, "start", l.Name)
+	}
+	if err := os.WriteFile(filepath.Join(l.Dir, l.Files.Console), []byte(hello), 0o600); err != nil {
 		return nil, mvm.Wrap(err, "start", l.Name)
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	run := uint64(1)
+	vm.run = 1
 	if old := f.vms[l.ID]; old != nil {
 		if old.exit == nil {
 			return nil, mvm.Wrap(mvm.Errorf(mvm.ErrConflict, "it runs already").WithHint("stop it first"), "start", l.Name)
 		}
-		run = old.run + 1
+		vm.run = old.run + 1
 	}
-	vm := &fakeVM{run: run, ended: make(chan struct{})}
 	f.vms[l.ID] = vm
 	h := vmm.Handle{Version: 1, Driver: f.Name(), ID: l.ID, Dir: l.Dir, APISocket: r.APISocket, Guest: r.Guest, Accel: l.Accel}
-	h.VMM.StartTime = run
+	h.VMM.StartTime = vm.run
 	return &fakeMachine{f, vm, h}, nil
 }
 
@@ -215,7 +232,7 @@ func (m *fakeMachine) DialGuest(ctx context.Context, port uint32) (net.Conn, err
 func FakeFixture(testing.TB) Fixture {
 	f := NewFake()
 	return Fixture{
-		Driver: f, Hello: GuestHello, InMemory: true,
+		Driver: f, Hello: GuestHello, InMemory: true, Taps: []string{"tap0", "tap1", "tap2"},
 		Launch: func(t testing.TB) vmm.Launch { return NewLaunch(t, "/proc/self/exe", "tcg", "/proc/self/exe") },
 		Crash: func(_ testing.TB, h vmm.Handle) {
 			f.End(h.ID, vmm.Exit{Code: 128 + 9, Signal: "SIGKILL", Reason: "the VMM was ended by SIGKILL"})

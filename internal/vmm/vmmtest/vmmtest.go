@@ -35,6 +35,14 @@ type Fixture struct {
 	// printed Hello; nil where no guest of the fixture can.
 	PowerOff func(l *vmm.Launch)
 
+	// Answers says that the guest answers lines on its console: "count" by "count N",
+	// N one more each time; "disks" by "disks N", after it has looked for new ones;
+	// "drop" by letting go of the last one.
+	Answers bool
+
+	// Taps are tap devices that nobody uses; without two, interfaces are not tested.
+	Taps []string
+
 	// InMemory says that the driver executes no binary.
 	InMemory bool
 
@@ -73,6 +81,20 @@ func Run(t *testing.T, fixture func(t *testing.T) Fixture) {
 		{"StartAgain", testStartAgain},
 		{"Two", testTwo},
 		{"AtOnce", testAtOnce},
+		{"LongPath", testLongPath},
+		{"Snapshot", testSnapshot},
+		{"SnapshotRefuses", testSnapshotRefuses},
+		{"SnapshotCancelled", testSnapshotCancelled},
+		{"SnapshotFullDisk", testSnapshotFullDisk},
+		{"SnapshotDiff", testSnapshotDiff},
+		{"LoadRefuses", testLoadRefuses},
+		{"DiskHotplug", testDiskHotplug},
+		{"Balloon", testBalloon},
+		{"DiskLimits", testDiskLimits},
+		{"NICLimits", testNICLimits},
+		{"Metadata", testMetadata},
+		{"Metrics", testMetrics},
+		{"HugePages", testHugePages},
 	} {
 		if c.name == "PowerOff" && fixture(t).PowerOff == nil {
 			continue

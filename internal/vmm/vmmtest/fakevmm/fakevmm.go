@@ -8,12 +8,8 @@
 package fakevmm
 
 import (
-	"bytes"
-	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
-	"net"
 	"os"
 	"os/signal"
 	"path/filepath"
@@ -122,10 +118,13 @@ func run(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 		return exitOK
 	}
 	log.info("Running Firecracker v" + Version)
-	vm := &machine{id: opts["id"], pci: opts["enable-pci"] != "", log: log, state: "Not started", ended: make(chan int, 1)}
+	vm := &machine{
+		id: opts["id"], pci: opts["enable-pci"] != "", log: log, state: "Not started", ended: make(chan int, 1),
+		home: filepath.Dir(os.Args[0]),
+	}
 	vm.guest = newGuest(stdin, stdout)
-	if dir := filepath.Dir(os.Args[0]); existing(filepath.Join(dir, specName)) != "" {
-		if vm.spec, err = LoadSpec(filepath.Join(dir, specName)); err != nil {
+	if existing(filepath.Join(vm.home, specName)) != "" {
+		if vm.spec, err = LoadSpec(filepath.Join(vm.home, specName)); err != nil {
 			_, _ = fmt.Fprintf(stderr, "Error: fakevmm cannot read the OpenAPI description: %v\n", err)
 			return exitError
 		}
@@ -140,115 +139,13 @@ func run(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 		return exitError
 	}
 	code := <-vm.ended
+	if code == exitError { // a snapshot that could not be loaded
+		_, _ = fmt.Fprintln(stderr, "Error: RunWithApi(BuildMicroVmError(Restore))")
+		return code
+	}
+	vm.mu.Lock()
+	_ = vm.writeMetrics()
+	vm.mu.Unlock()
 	log.info(fmt.Sprintf("Firecracker exiting successfully. exit_code=%d", code))
 	return code
-}
-
-// config is the configuration file with what the fake looks at. Firecracker
-// refuses unknown fields within a section and missing "drives" and
-// "boot-source"; it ignores unknown sections.
-type config struct {
-	Boot struct {
-		Kernel string  `json:"kernel_image_path"`
-		Initrd *string `json:"initrd_path"`
-		Args   *string `json:"boot_args"`
-	} `json:"boot-source"`
-	Drives  []drive `json:"drives"`
-	Machine struct {
-		VCPUs int `json:"vcpu_count"`
-		Mem   int `json:"mem_size_mib"`
-	} `json:"machine-config"`
-	Vsock *struct {
-		CID  int    `json:"guest_cid"`
-		Path string `json:"uds_path"`
-	} `json:"vsock"`
-	NICs []struct {
-		ID  string `json:"iface_id"`
-		MAC string `json:"guest_mac"`
-	} `json:"network-interfaces"`
-	Metrics *struct {
-		Path string `json:"metrics_path"`
-	} `json:"metrics"`
-	Balloon json.RawMessage `json:"balloon"`
-	MMDS    json.RawMessage `json:"mmds-config"`
-}
-
-type drive struct {
-	ID       string `json:"drive_id"`
-	Path     string `json:"path_on_host"`
-	ReadOnly bool   `json:"is_read_only"`
-}
-
-// readConfig reads and checks a configuration file as far as Firecracker does
-// before it touches KVM.
-func readConfig(path string, spec *Spec) (*config, []byte, error) {
-	data, err := os.ReadFile(path)
-	if err != nil {
-		return nil, nil, fmt.Errorf("Unable to open or read from the configuration file: %w", err) //nolint:staticcheck // Firecracker's words
-	}
-	var sections map[string]json.RawMessage
-	if err := json.Unmarshal(data, &sections); err != nil {
-		return nil, nil, fmt.Errorf("BuildFromJson(ParseFromJson(InvalidJson(%w)))", err)
-	}
-	for _, name := range []string{"boot-source", "drives"} {
-		if sections[name] == nil {
-			return nil, nil, fmt.Errorf("BuildFromJson(ParseFromJson(InvalidJson(missing field `%s`)))", name)
-		}
-	}
-	if spec != nil {
-		if err := spec.CheckConfig(data); err != nil {
-			return nil, nil, fmt.Errorf("BuildFromJson(ParseFromJson(InvalidJson(%w)))", err)
-		}
-	}
-	c := &config{}
-	if err := json.NewDecoder(bytes.NewReader(data)).Decode(c); err != nil {
-		return nil, nil, fmt.Errorf("BuildFromJson(ParseFromJson(InvalidJson(%w)))", err)
-	}
-	return c, data, c.check()
-}
-
-// check opens what the configuration names.
-func (c *config) check() error {
-	if c.Machine.VCPUs < 1 || c.Machine.VCPUs > 32 {
-		return errors.New("BuildFromJson(ParseFromJson(MachineConfig(InvalidVcpuCount)))")
-	}
-	if c.Machine.Mem < 1 {
-		return errors.New("BuildFromJson(ParseFromJson(MachineConfig(InvalidMemorySize)))")
-	}
-	if err := opens(c.Boot.Kernel, os.O_RDONLY); err != nil {
-		return fmt.Errorf("BuildFromJson(ParseFromJson(BootSource(InvalidKernelPath(%w))))", err)
-	}
-	if c.Boot.Initrd != nil {
-		if err := opens(*c.Boot.Initrd, os.O_RDONLY); err != nil {
-			return fmt.Errorf("BuildFromJson(ParseFromJson(BootSource(InvalidInitrdPath(%w))))", err)
-		}
-	}
-	for _, d := range c.Drives {
-		how := os.O_RDWR
-		if d.ReadOnly {
-			how = os.O_RDONLY
-		}
-		if err := opens(d.Path, how); err != nil {
-			return fmt.Errorf("BuildFromJson(ParseFromJson(BlockDevice(CreateBlockDevice(VirtioBackend(BackingFile(%w, %q))))))", err, d.Path)
-		}
-	}
-	macs := map[string]bool{}
-	for _, n := range c.NICs {
-		if _, err := net.ParseMAC(n.MAC); n.MAC != "" && err != nil {
-			return fmt.Errorf("BuildFromJson(ParseFromJson(InvalidJson(%w)))", err)
-		}
-		if n.MAC != "" && macs[n.MAC] {
-			return fmt.Errorf("BuildFromJson(ParseFromJson(NetDevice(GuestMacAddressInUse(%q))))", n.MAC)
-		}
-		macs[n.MAC] = true
-	}
-	return nil
-}
-
-func opens(path string, how int) error {
-	f, err := os.OpenFile(path, how, 0)
-	if err != nil {
-		return err
-	}
-	return f.Close()
 }

@@ -2,10 +2,11 @@ package fakevmm
 
 import (
 	"bufio"
+	"bytes"
+	"encoding/json"
 	"fmt"
 	"io"
 	"net"
-	"os"
 	"runtime"
 	"strings"
 	"sync"
@@ -19,8 +20,9 @@ import (
 const PowerOffArg = "fakevmm.poweroff"
 
 // guest is what runs in the VM: it says on its console that it is up, repeats
-// there each line that it reads, ends on Ctrl-Alt-Del or the line "poweroff",
-// and echoes what comes on the vsock ports that it listens on.
+// there each line that it reads, ends on Ctrl-Alt-Del or the line "poweroff", answers
+// "count", "disks" and "drop" (vmmtest.Fixture), and echoes what comes on the vsock
+// ports that it listens on.
 type guest struct {
 	in     io.Reader
 	out    io.Writer
@@ -30,14 +32,48 @@ type guest struct {
 	cond   *sync.Cond
 	paused bool
 	ended  bool
-	ports  map[string]bool
 	gated  bool // Firecracker 1.16.0 and 1.16.1 pass nothing to the guest's vsock after a resume …
 	reset  bool // … unless a reset was queued for it, as snapshots do
 	epoch  int  // counts resets: connections from before are dead
+
+	kept   kept
+	rescan func() []string // looks for drives
+}
+
+// kept is what the guest has in its memory.
+type kept struct {
+	Up     bool            `json:"up"`
+	Count  int             `json:"count"`
+	Drives []string        `json:"drives"` // that it knows of
+	Ports  map[string]bool `json:"ports"`
+}
+
+// memory is the page of the guest's memory that it changes.
+func (g *guest) memory() ([]byte, error) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	data, err := json.Marshal(g.kept)
+	if err == nil && len(data) > pageSize {
+		err = fmt.Errorf("the guest needs %d bytes of memory", len(data))
+	}
+	return append(data, make([]byte, max(0, pageSize-len(data)))...), err
+}
+
+// recall takes memory back.
+func (g *guest) recall(page []byte) error {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return json.Unmarshal(bytes.TrimRight(page, "\x00"), &g.kept)
+}
+
+func (g *guest) isUp() bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.kept.Up
 }
 
 func newGuest(in io.Reader, out io.Writer) *guest {
-	g := &guest{in: in, out: out, ending: make(chan struct{}), ports: map[string]bool{}}
+	g := &guest{in: in, out: out, ending: make(chan struct{})}
 	g.cond = sync.NewCond(&g.mu)
 	return g
 }
@@ -106,17 +142,34 @@ func (g *guest) end() {
 }
 
 // boot runs the guest to its end and returns the VMM's exit code.
-func (g *guest) boot(args string, c *config) int {
-	runtime.LockOSThread() // and never unlocked: the thread is the vCPU's
-	name := []byte("fc_vcpu 0\x00")
-	_ = unix.Prctl(unix.PR_SET_NAME, uintptr(unsafe.Pointer(&name[0])), 0, 0, 0)
+func (g *guest) boot(args string, c *config, drives []string, rescan func() []string) int {
+	nameThread()
+	g.rescan = rescan
 	g.print("Linux version 6.1.0-fakevmm\r\nCommand line: " + args + "\r\n")
-	g.print(fmt.Sprintf("fakevmm: %d CPUs, %d MiB, %d disks, %d interfaces\r\n", c.Machine.VCPUs, c.Machine.Mem, len(c.Drives), len(c.NICs)))
-	g.run(func() { g.ports["1024"] = c.Vsock != nil })
+	g.print(fmt.Sprintf("fakevmm: %d CPUs, %d MiB, %d disks, %d interfaces\r\n", c.Machine.VCPUs, c.Machine.Mem, len(drives), len(c.NICs)))
+	g.run(func() { g.kept = kept{Up: true, Drives: drives, Ports: map[string]bool{"1024": c.Vsock != nil}} })
 	g.print("fakevmm: ready\r\n")
 	if strings.Contains(args, PowerOffArg) {
 		g.run(g.end)
 	}
+	return g.live()
+}
+
+// goOn continues a guest whose memory was recalled.
+func (g *guest) goOn(rescan func() []string) int {
+	nameThread()
+	g.rescan = rescan
+	return g.live()
+}
+
+// nameThread makes this thread a vCPU's. It stays so.
+func nameThread() {
+	runtime.LockOSThread()
+	name := []byte("fc_vcpu 0\x00")
+	_ = unix.Prctl(unix.PR_SET_NAME, uintptr(unsafe.Pointer(&name[0])), 0, 0, 0)
+}
+
+func (g *guest) live() int {
 	go g.console()
 	<-g.ending
 	g.print("reboot: Restarting system\r\n")
@@ -128,9 +181,25 @@ func (g *guest) console() {
 	for lines.Scan() {
 		line := strings.TrimSpace(lines.Text())
 		g.print(line + "\r\n")
-		if line == "poweroff" {
-			g.run(g.end)
-		}
+		g.obey(line)
+	}
+}
+
+func (g *guest) obey(line string) {
+	switch line {
+	case "poweroff":
+		g.run(g.end)
+	case "count":
+		n := 0
+		g.run(func() { g.kept.Count++; n = g.kept.Count })
+		g.print(fmt.Sprintf("count %d\r\n", n))
+	case "disks":
+		found := g.rescan()
+		g.run(func() { g.kept.Drives = found })
+		g.print(fmt.Sprintf("disks %d\r\n", len(found)))
+	case "drop":
+		g.run(func() { g.kept.Drives = g.kept.Drives[:max(0, len(g.kept.Drives)-1)] })
+		g.print("dropped\r\n")
 	}
 }
 
@@ -155,7 +224,7 @@ func (g *guest) connect(conn net.Conn, port int) {
 	}
 	want, ok := strings.CutPrefix(strings.TrimSuffix(line, "\n"), "CONNECT ")
 	listening := false
-	epoch := g.receive(func() { listening = ok && g.ports[want] })
+	epoch := g.receive(func() { listening = ok && g.kept.Ports[want] })
 	if !listening {
 		return
 	}
@@ -173,16 +242,4 @@ func (g *guest) connect(conn net.Conn, port int) {
 			return
 		}
 	}
-}
-
-func appendLine(path, line string) error {
-	f, err := os.OpenFile(path, os.O_WRONLY|os.O_APPEND|os.O_CREATE, 0o644)
-	if err != nil {
-		return err
-	}
-	_, err = fmt.Fprintln(f, line)
-	if cerr := f.Close(); err == nil {
-		err = cerr
-	}
-	return err
 }

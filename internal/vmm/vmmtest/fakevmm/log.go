@@ -7,6 +7,8 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // logger writes lines in Firecracker's format; to stdout, into the guest's
@@ -31,7 +33,7 @@ func openLog(opts map[string]string, stdout io.Writer) (*logger, error) {
 	}
 	if path := opts["log-path"]; path != "" {
 		// Neither truncated nor appended to, as the real one opens it.
-		f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o644)
+		f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|unix.O_NONBLOCK, 0o644)
 		if err != nil {
 			return nil, err
 		}

@@ -87,6 +87,7 @@ func LoadSpec(path string) (*Spec, error) {
 		return nil, err
 	}
 	doc.Servers = nil
+	addUnplug(doc)
 	closed := false
 	for _, ref := range doc.Components.Schemas {
 		if len(ref.Value.Properties) > 0 {
@@ -98,6 +99,18 @@ func LoadSpec(path string) (*Spec, error) {
 		return nil, fmt.Errorf("%s: %w", path, err)
 	}
 	return &Spec{doc: doc, router: router}, nil
+}
+
+// addUnplug adds what docs/device-hotplug.md of the same version documents, and its
+// description forgot: devices are unplugged by DELETE.
+func addUnplug(doc *openapi3.T) {
+	for path, item := range doc.Paths.Map() {
+		for _, kind := range []string{"/drives/", "/network-interfaces/", "/pmem/"} {
+			if strings.HasPrefix(path, kind) && item.Put != nil {
+				item.Delete = &openapi3.Operation{Parameters: item.Put.Parameters, Responses: item.Put.Responses}
+			}
+		}
+	}
 }
 
 func keysAsText(n *yaml.Node) {

@@ -32,6 +32,10 @@ func TestSpec(t *testing.T) {
 		{"drive", "PUT", "/drives/rootfs", `{"drive_id":"rootfs","is_root_device":true,"path_on_host":"/d","cache_type":"Writeback"}`, ""},
 		{"drive's cache type", "PUT", "/drives/rootfs", `{"drive_id":"rootfs","is_root_device":true,"cache_type":"none"}`, "cache_type"},
 		{"nested", "PATCH", "/drives/d", `{"drive_id":"d","rate_limiter":{"ops":{"size":-1,"refill_time":1}}}`, "size"},
+		{"unplug", "DELETE", "/drives/d", "", ""},
+		{"unplug what is there for ever", "DELETE", "/vsock", "", "no such operation"},
+		{"load", "PUT", "/snapshot/load", `{"snapshot_path":"/s","mem_backend":{"backend_type":"File","backend_path":"/m"},"clock_realtime":true}`, ""},
+		{"load from nowhere", "PUT", "/snapshot/load", `{"snapshot_path":"/s","mem_backend":{"backend_type":"Disk","backend_path":"/m"}}`, "backend_type"},
 		{"metadata takes any object", "PUT", "/mmds", `{"a":{"b":[1]}}`, ""},
 	}
 	for _, tt := range tests {
