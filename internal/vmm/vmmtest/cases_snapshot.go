@@ -252,7 +252,7 @@ func testSnapshotFullDisk(t *testing.T, f Fixture) {
 		t.Skip("the fake's memory is a hole")
 	}
 	disk := t.TempDir()
-	if err := unix.Mount("tmpfs", disk, "tmpfs", 0, "size=2m"); err != nil {
+	if err := unix.Mount("tmpfs", disk, "tmpfs", 0, "size=4k"); err != nil {
 		t.Skipf("root: a small disk cannot be mounted: %v", err)
 	}
 	t.Cleanup(func() {

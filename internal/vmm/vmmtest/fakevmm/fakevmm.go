@@ -8,6 +8,7 @@
 package fakevmm
 
 import (
+	"context"
 	"fmt"
 	"io"
 	"os"
@@ -16,6 +17,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 )
 
 // Version is what the fake says it is.
@@ -139,6 +141,9 @@ func run(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 		return exitError
 	}
 	code := <-vm.ended
+	answered, cancel := context.WithTimeout(context.Background(), time.Second)
+	_ = vm.server.Shutdown(answered) // the API's thread ends with its answers sent
+	cancel()
 	if code == exitError { // a snapshot that could not be loaded
 		_, _ = fmt.Fprintln(stderr, "Error: RunWithApi(BuildMicroVmError(Restore))")
 		return code

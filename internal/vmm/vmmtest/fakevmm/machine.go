@@ -26,6 +26,7 @@ type machine struct {
 	ended chan int // gets the exit code
 
 	waiting atomic.Int32 // requests that are not answered yet
+	server  http.Server
 
 	mu       sync.Mutex
 	state    string  // "Not started", "Running", "Paused"
@@ -66,7 +67,8 @@ func (m *machine) start(opts map[string]string) error {
 			return fmt.Errorf("FailedToBindSocket(%q)", opts["api-sock"])
 		}
 		l.SetUnlinkOnClose(false) // the real one leaves it behind
-		go func() { _ = http.Serve(l, m) }()
+		m.server.Handler = m
+		go func() { _ = m.server.Serve(l) }()
 	}
 	if opts["config-file"] == "" {
 		return nil
