@@ -58,6 +58,7 @@ type Client struct {
 	CP       *CPOperation
 	Console  *ConsoleOperation
 	Log      *LogOperation
+	Event    *EventOperation
 	Init     *InitOperation
 
 	core *core
@@ -73,7 +74,7 @@ func Open(_ context.Context, cfg Config) (*Client, error) {
 		Config: &ConfigOperation{c}, Cache: &CacheOperation{c},
 		VM: &VMOperation{c}, Snapshot: &SnapshotOperation{c}, Network: &NetworkOperation{c}, Image: &ImageOperation{c}, Kernel: &KernelOperation{c},
 		Key: &KeyOperation{c}, Volume: &VolumeOperation{c}, Binary: &BinaryOperation{c}, Host: &HostOperation{c}, SSH: &SSHOperation{c}, Init: &InitOperation{c},
-		Exec: &ExecOperation{c}, CP: &CPOperation{c}, Console: &ConsoleOperation{c}, Log: &LogOperation{c},
+		Exec: &ExecOperation{c}, CP: &CPOperation{c}, Console: &ConsoleOperation{c}, Log: &LogOperation{c}, Event: &EventOperation{c},
 		core: c,
 	}, nil
 }

@@ -21,6 +21,14 @@ var deeds = map[string]func(context.Context, *Client) error{
 		_, err := m.VM.Create(ctx, VMCreateInput{Name: "other", NoAgent: true})
 		return err
 	},
+	"create, on failure": func(ctx context.Context, m *Client) error {
+		_, err := m.VM.Create(ctx, VMCreateInput{Name: "web", NoAgent: true, RestartPolicy: mvm.RestartOnFailure})
+		return err
+	},
+	"create, always": func(ctx context.Context, m *Client) error {
+		_, err := m.VM.Create(ctx, VMCreateInput{Name: "web", NoAgent: true, RestartPolicy: mvm.RestartAlways})
+		return err
+	},
 	"start":  verb(func(m *Client) batchVerb { return m.VM.Start }),
 	"stop":   verb(func(m *Client) batchVerb { return m.VM.Stop }),
 	"pause":  verb(func(m *Client) batchVerb { return m.VM.Pause }),

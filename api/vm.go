@@ -141,12 +141,3 @@ type VMGuest struct {
 	Agent    string `json:"agent"` // its version
 	UptimeS  int64  `json:"uptime_sec"`
 }
-
-// VMEvent is one change in a VM's history.
-type VMEvent struct {
-	At    string `json:"at"`
-	Kind  string `json:"kind"`
-	From  string `json:"from"`
-	To    string `json:"to"`
-	Cause string `json:"cause"`
-}

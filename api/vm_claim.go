@@ -62,53 +62,54 @@ func refresh(vm, row *mvm.VMInstanceItem) {
 
 // settle writes down the phase that a VM is in now, and why.
 func settle(ctx context.Context, tx *store.Tx, vm *mvm.VMInstanceItem, to mvm.VMStatus, cause string) error {
-	from, kind := vm.Status, eventState
-	vm.Status, vm.UpdatedAt = to, now()
 	switch {
-	case from == to:
-		kind = eventAction // and the reason for the phase stays
+	case vm.Status == to: // the reason for the phase stays
 	case to == mvm.StatusCrashed:
 		vm.StatusReason = cause
 	default:
 		vm.StatusReason = ""
 	}
+	vm.Status = to
 	if !to.Active() {
 		vm.PID, vm.ProcessStartTime, vm.RelayPID, vm.Handle = 0, nil, nil, nil
+	}
+	return write(ctx, tx, vm, store.EventState, cause)
+}
+
+// write writes a VM's row, and an event that says from which phase it came to the
+// one that it has now. Where that is the same, something else was done to it.
+func write(ctx context.Context, tx *store.Tx, vm *mvm.VMInstanceItem, kind, cause string) error {
+	row, err := tx.GetVM(ctx, vm.ID)
+	if err != nil {
+		return err
 	}
 	if err := tx.UpdateVM(ctx, vm); err != nil {
 		return err
 	}
-	return tx.AppendEvent(ctx, event(vm, kind, from, cause))
+	if row.Status == vm.Status && kind == store.EventState {
+		kind = store.EventAction
+	}
+	return tx.AppendEvent(ctx, event(vm, kind, row.Status, cause))
 }
 
-// The kinds of event.
-const (
-	eventState   = "state"   // the VM went from one phase to another
-	eventAction  = "action"  // something was done to it that left its phase
-	eventUndone  = "undone"  // a command failed or was interrupted, and was taken back
-	eventRestart = "restart" // its restart policy did not get what it wanted
-	eventRemoved = "removed" // it is no more
-)
-
 func event(vm *mvm.VMInstanceItem, kind string, from mvm.VMStatus, cause string) *store.Event {
-	return &store.Event{At: now(), VMID: vm.ID, VMName: vm.Name, Kind: kind, From: string(from), To: string(vm.Status), Cause: cause, ExitCode: vm.ExitCode}
+	return &store.Event{VMID: vm.ID, VMName: vm.Name, Kind: kind, From: string(from), To: string(vm.Status), Cause: cause, ExitCode: vm.ExitCode}
+}
+
+// goneEvent is the event of a VM's removal.
+func goneEvent(vm *mvm.VMInstanceItem, cause string) *store.Event {
+	e := event(vm, store.EventRemoved, vm.Status, cause)
+	e.To = "removed"
+	return e
 }
 
 // newJournal makes the journal and tells it how to take back what an operation
 // reserved, and what to note when that does not work.
 func (c *core) newJournal(st *store.Store) *op.Journal {
 	j := op.New(st, c.paths.ops(), c.decoders())
-	j.OnUndo(opCreate, func(tx *store.Tx, vmID string, _ []byte) error { return forget(tx, vmID) })
-	j.OnFinish(opRemove, func(tx *store.Tx, vmID string, _ []byte) error {
-		if vm, err := tx.GetVM(tx.Context(), vmID); err == nil {
-			e := event(vm, eventRemoved, vm.Status, "removed as asked")
-			e.To = "removed"
-			if err := tx.AppendEvent(tx.Context(), e); err != nil {
-				return err
-			}
-		}
-		return forget(tx, vmID)
-	})
+	const notMade = "its creation failed or was interrupted, and was taken back"
+	j.OnUndo(opCreate, func(tx *store.Tx, vmID string, _ []byte) error { return forget(tx, vmID, notMade) })
+	j.OnFinish(opRemove, func(tx *store.Tx, vmID string, _ []byte) error { return forget(tx, vmID, "removed as asked") })
 	j.OnFinish(opVolumeRemove, func(tx *store.Tx, id string, _ []byte) error { return tx.DeleteVolume(tx.Context(), id) })
 	j.OnUndo(opAttach, unattach)
 	j.OnUndo(opVolumeResize, func(tx *store.Tx, id string, _ []byte) error { return c.recordVolumeSize(tx, id) })
@@ -120,17 +121,13 @@ func (c *core) newJournal(st *store.Store) *op.Journal {
 		if err != nil {
 			return err
 		}
-		from := vm.Status
 		vm.Status, vm.StatusReason, vm.Options.RestartAt = mvm.StatusError, reason, ""
-		if err := tx.UpdateVM(tx.Context(), vm); err != nil {
-			return err
-		}
-		return tx.AppendEvent(tx.Context(), event(vm, eventState, from, reason))
+		return write(tx.Context(), tx, vm, store.EventState, reason)
 	}
 	j.OnStuck(opCreate, stuck)
 	j.OnStuck(opRemove, stuck)
 	j.OnUndo(opRestore, func(tx *store.Tx, vmID string, volumes []byte) error {
-		if err := forget(tx, vmID); err != nil {
+		if err := forget(tx, vmID, notMade); err != nil {
 			return err
 		}
 		return forgetVolumes(tx, volumes)
@@ -152,7 +149,12 @@ func (c *core) newJournal(st *store.Store) *op.Journal {
 }
 
 // forget removes the rows of a VM.
-func forget(tx *store.Tx, vmID string) error {
+func forget(tx *store.Tx, vmID, cause string) error {
+	if vm, err := tx.GetVM(tx.Context(), vmID); err == nil {
+		if err := tx.AppendEvent(tx.Context(), goneEvent(vm, cause)); err != nil {
+			return err
+		}
+	}
 	if err := tx.DeleteLeasesOfVM(tx.Context(), vmID); err != nil {
 		return err
 	}
@@ -179,10 +181,7 @@ func unclaim(tx *store.Tx, vmID string, verb mvm.Verb, data []byte) error {
 	if verb == mvm.VerbStop && hasEnded(vm) {
 		return settle(ctx, tx, vm, mvm.StatusStopped, "stopped by a command that was interrupted")
 	}
-	if err := tx.UpdateVM(ctx, vm); err != nil {
-		return err
-	}
-	return tx.AppendEvent(ctx, event(vm, eventUndone, vm.Status, "'"+string(verb)+"' failed or was interrupted, and was taken back"))
+	return write(ctx, tx, vm, store.EventUndone, string(verb)+" failed or was interrupted, and was taken back")
 }
 
 // alive reports whether the VMM that a VM was started with still runs.

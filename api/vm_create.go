@@ -143,13 +143,9 @@ func (p *vmPlan) commitAs(ctx context.Context, tx *store.Tx, to mvm.VMStatus, ca
 	if err := p.recordHandle(); err != nil {
 		return err
 	}
-	from := p.was
 	p.item.Status, p.item.StatusReason, p.item.ExitCode, p.item.UpdatedAt = to, "", nil, now()
 	p.item.Options.RestartAt = ""
-	if err := tx.UpdateVM(ctx, p.item); err != nil {
-		return err
-	}
-	return tx.AppendEvent(ctx, event(p.item, eventState, from, cause))
+	return write(ctx, tx, p.item, store.EventState, cause)
 }
 
 // validate refuses what can never work, whatever the machine has.

@@ -122,7 +122,7 @@ func TestTheEndIsWrittenDown(t *testing.T) {
 					t.Errorf("left behind: %s", l)
 				}
 			}
-			if e := w.events(); len(e) != 2 || !strings.HasPrefix(e[1], "running > "+string(tc.status)) {
+			if e := w.events(); len(e) != 3 || !strings.HasPrefix(e[2], "running > "+string(tc.status)) {
 				t.Errorf("the events are %q", e)
 			}
 			w.must("start")

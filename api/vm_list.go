@@ -58,6 +58,9 @@ func (c *core) findVM(ctx context.Context, st *store.Store, selector string) (*m
 	return vm, nil
 }
 
+// inspectEvents is how many of the last events of a VM inspect shows.
+const inspectEvents = 20
+
 // Inspect returns all that is known of a VM; what the guest's agent says is
 // left out when it does not answer within two seconds.
 func (o *VMOperation) Inspect(ctx context.Context, in VMInput) (*VMInspect, error) {
@@ -100,9 +103,9 @@ func (o *VMOperation) Inspect(ctx context.Context, in VMInput) (*VMInspect, erro
 		out.Guest = c.askGuest(short, vm)
 		cancel()
 	}
-	events, err := c.st.ListEvents(ctx, vm.ID, 10, 0)
+	events, err := c.st.ListEvents(ctx, vm.ID, inspectEvents, 0)
 	for _, e := range events {
-		out.Events = append(out.Events, VMEvent{At: e.At, Kind: e.Kind, From: e.From, To: e.To, Cause: e.Cause})
+		out.Events = append(out.Events, vmEvent(e))
 	}
 	return out, err
 }

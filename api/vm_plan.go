@@ -56,7 +56,6 @@ type vmPlan struct {
 	identity  vmIdentity
 	handle    vmm.Handle
 	startedAt time.Time
-	was       mvm.VMStatus // the phase before; "" for a new VM
 }
 
 // planCreate resolves what a user asked for into a plan, or says what is wrong
@@ -254,6 +253,9 @@ func (p *vmPlan) reserve(ctx context.Context, tx *store.Tx) error {
 		return err
 	}
 	if err := tx.InsertVM(ctx, p.item); err != nil {
+		return err
+	}
+	if err := tx.AppendEvent(ctx, event(p.item, store.EventState, "", "create has begun")); err != nil {
 		return err
 	}
 	if err := tx.InsertLease(ctx, &mvm.NetworkLeaseItem{NetworkID: p.network.ID, IPv4: p.item.IPv4, VMID: &p.item.ID, LeasedAt: now()}); err != nil {

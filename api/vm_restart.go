@@ -230,10 +230,7 @@ func (c *core) restart(ctx context.Context, vm *mvm.VMInstanceItem) {
 			cause += "; tries again in " + delay.String()
 		}
 		now.StatusReason = cause
-		if err := tx.UpdateVM(ctx, now); err != nil {
-			return err
-		}
-		return tx.AppendEvent(ctx, event(now, eventRestart, now.Status, cause))
+		return write(ctx, tx, now, store.EventRestart, cause)
 	})
 }
 

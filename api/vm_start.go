@@ -16,7 +16,6 @@ func (c *core) planStart(ctx context.Context, st *store.Store, inv *inventory, v
 	if err != nil {
 		return nil, err
 	}
-	p.was = vm.Status
 	if p.identity, err = c.loadIdentity(vm.ID); err != nil {
 		return nil, err
 	}

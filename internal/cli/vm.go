@@ -19,7 +19,7 @@ or by id prefix.`,
 		Example: "  mvm vm create web --wait\n  mvm vm ls\n  mvm vm rm web",
 	},
 		newVMCreate(a), newVMList(a), newVMPs(a), newVMInspect(a), newVMStart(a), newVMStop(a), newVMPause(a),
-		newVMResume(a), newVMReboot(a), newVMUpdate(a), newVMExport(a), newVMImport(a), newVMSnapshot(a), newVMLoad(a), newVMRemove(a), newVMWait(a))
+		newVMResume(a), newVMReboot(a), newVMUpdate(a), newVMExport(a), newVMImport(a), newVMSnapshot(a), newVMLoad(a), newVMRemove(a), newVMWait(a), newVMAutostart(a))
 }
 
 func vmName(v *mvm.VMInstanceItem) string { return v.Name }

@@ -60,6 +60,8 @@ func (o *vmCreateOptions) flags(a *app, cmd *cobra.Command) {
 	f.BoolVar(&in.Atomic, "atomic", false, "with --count: all or none")
 	waitFlag(cmd, &o.wait)
 	f.BoolVar(&in.NoAgent, "no-agent", false, "no guest agent in the VM")
+	f.StringVar((*string)(&in.RestartPolicy), "restart", "", "start it again when it ends by itself: no, on-failure, or always (also after a reboot of the host)")
+	completeFlag(cmd, "restart", fixed("no", "on-failure", "always"))
 	a.jsonFlag(cmd)
 	completeFlag(cmd, "image", a.completeImages(0))
 	o.machineFlags(a, cmd)

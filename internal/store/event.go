@@ -19,6 +19,15 @@ type Event struct {
 	ExitCode *int   `json:"exit_code"`
 }
 
+// The kinds of event.
+const (
+	EventState   = "state"   // the VM went from one phase to another
+	EventAction  = "action"  // something was done to it that left its phase
+	EventUndone  = "undone"  // a command failed or was interrupted, and was taken back
+	EventRestart = "restart" // its restart policy did not get what it wanted
+	EventRemoved = "removed" // it is no more
+)
+
 // keepEvents bounds the history, so that a busy host's database does not grow
 // for ever.
 const keepEvents = 100_000
@@ -45,24 +54,39 @@ func (q Queries) AppendEvent(ctx context.Context, e *Event) error {
 // those after the event with the id after, at most limit of them; with after 0
 // the newest limit ones. A limit of 0 or less means all.
 func (q Queries) ListEvents(ctx context.Context, vmID string, limit int, after int64) ([]*Event, error) {
+	return q.FindEvents(ctx, EventFilter{VMID: vmID, Limit: limit, After: after})
+}
+
+// EventFilter selects events. What is zero selects nothing.
+type EventFilter struct {
+	VMID  string
+	Name  string // of a VM, or the beginning of its id
+	Since string // a time as it is stored
+	After int64  // the id of an event
+	Limit int    // with After the oldest so many, else the newest; 0 or less is no limit
+}
+
+// FindEvents returns the events that a filter selects, oldest first.
+func (q Queries) FindEvents(ctx context.Context, f EventFilter) ([]*Event, error) {
 	order := "asc"
-	if after == 0 {
+	if f.After == 0 {
 		order = "desc"
 	}
-	if limit <= 0 {
-		limit = -1
+	if f.Limit <= 0 {
+		f.Limit = -1
 	}
 	events := []*Event{}
 	err := q.each(ctx, func(r *sql.Rows) error {
 		e := new(Event)
 		events = append(events, e)
 		return r.Scan(&e.ID, &e.At, &e.VMID, &e.VMName, &e.Kind, &e.From, &e.To, &e.Cause, &e.ExitCode)
-	}, "select id, at, vm_id, vm_name, kind, from_, to_, cause, exit_code from events where ? in ('', vm_id) and id > ? order by id "+order+" limit ?",
-		vmID, after, limit)
+	}, "select id, at, vm_id, vm_name, kind, from_, to_, cause, exit_code from events where ? in ('', vm_id)"+
+		" and (? in ('', vm_name) or substr(vm_id, 1, length(?)) = ?) and at >= ? and id > ? order by id "+order+" limit ?",
+		f.VMID, f.Name, f.Name, f.Name, f.Since, f.After, f.Limit)
 	if err != nil {
 		return nil, q.fail(err)
 	}
-	if after == 0 {
+	if f.After == 0 {
 		slices.Reverse(events)
 	}
 	return events, nil

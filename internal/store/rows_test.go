@@ -323,6 +323,59 @@ func TestEvents(t *testing.T) {
 	}
 }
 
+func TestFindEvents(t *testing.T) {
+	st := open(t)
+	ctx := t.Context()
+	var all []*store.Event
+	for i, name := range []string{"web", "db", "web"} {
+		e := &store.Event{VMID: fmt.Sprint("abcd", i), VMName: name, At: fmt.Sprintf("2026-01-0%dT00:00:00.000Z", i+1)}
+		must(t, st.AppendEvent(ctx, e))
+		all = append(all, e)
+	}
+	for _, tt := range []struct {
+		f    store.EventFilter
+		want []*store.Event
+	}{
+		{store.EventFilter{Name: "web"}, []*store.Event{all[0], all[2]}},
+		{store.EventFilter{Name: "abcd1"}, all[1:2]},
+		{store.EventFilter{Name: "abcd"}, all},
+		{store.EventFilter{Name: "bcd"}, []*store.Event{}},
+		{store.EventFilter{Since: "2026-01-02T00:00:00.000Z"}, all[1:]},
+		{store.EventFilter{Since: "2026-01-02T00:00:00.000Z", Limit: 1}, all[2:]},
+		{store.EventFilter{Name: "web", After: all[0].ID}, all[2:]},
+	} {
+		got, err := st.FindEvents(ctx, tt.f)
+		if d := cmp.Diff(tt.want, got); d != "" || err != nil {
+			t.Errorf("%+v: %s %v", tt.f, d, err)
+		}
+	}
+}
+
+func TestWatch(t *testing.T) {
+	st := open(t)
+	other, err := store.Open(t.Context(), st.Path())
+	must(t, err)
+	defer other.Close()
+	w, err := st.Watch(t.Context())
+	must(t, err)
+	defer w.Close()
+	for _, step := range []struct {
+		do   func() error
+		want bool
+	}{
+		{func() error { return nil }, false},
+		{func() error { return other.AppendEvent(t.Context(), &store.Event{VMID: "a"}) }, true},
+		{func() error { _, err := other.ListEvents(t.Context(), "", 0, 0); return err }, false},
+		{func() error { return st.AppendEvent(t.Context(), &store.Event{VMID: "b"}) }, true},
+		{func() error { return nil }, false},
+	} {
+		must(t, step.do())
+		if got, err := w.Changed(t.Context()); got != step.want || err != nil {
+			t.Errorf("%v, %v, want %v", got, err, step.want)
+		}
+	}
+}
+
 func TestOps(t *testing.T) {
 	st := open(t)
 	ctx := t.Context()

@@ -110,7 +110,7 @@ func (q Queries) SetVMStatus(ctx context.Context, id string, to mvm.VMStatus, re
 }
 
 // ClaimVM moves a VM to the transitional phase of a verb, if its phase allows
-// the verb, and returns the VM as it was before. One statement decides: of several
+// the verb, with an event, and returns the VM as it was before. One statement decides: of several
 // commands that claim at once one wins, if the verb has a transitional phase
 // (for the others the operation journal lets one in at a time). Errors:
 // ErrNotFound; ErrBusy when an operation of another command is under way;
@@ -133,7 +133,10 @@ func (q Queries) ClaimVM(ctx context.Context, id string, verb mvm.Verb) (*mvm.VM
 			return tx.refuse(ctx, t, v)
 		}
 		before = v
-		return nil
+		if t.During == "" {
+			return nil
+		}
+		return tx.AppendEvent(ctx, &Event{VMID: v.ID, VMName: v.Name, Kind: EventState, From: string(v.Status), To: string(t.During), Cause: string(verb) + " has begun"})
 	})
 	return before, err
 }

@@ -75,6 +75,15 @@ func (o *Output) Object(v any) error {
 	return o.write(string(b))
 }
 
+// ObjectLine prints v as JSON on one line, for results that come one by one.
+func (o *Output) ObjectLine(v any) error {
+	b, err := encodeLine(v)
+	if err != nil {
+		return err
+	}
+	return o.write(string(b))
+}
+
 func encode(v any) ([]byte, error) { return encodeIndented(v, "  ") }
 
 // encodeLine is encode on one line.
