@@ -73,7 +73,7 @@ func TestFirecrackerSuite(t *testing.T) {
 	l.run(t, guest{
 		modules: []string{"kvm_amd", "tun", "vhost_vsock"},
 		files:   map[string]string{"/lab/vmlinux": l.vmlinux, "/lab/initrd": nested, "/lab/test": test},
-		script: "tunctl -t lab0\nMVM_TEST_FIRECRACKER=/bin/firecracker MVM_TEST_KERNEL=/lab/vmlinux MVM_TEST_INITRD=/lab/initrd " +
+		script: "for n in 0 1 2; do tunctl -t lab$n && ip link set lab$n up; done\necho 140 >/proc/sys/vm/nr_hugepages\nMVM_TEST_FIRECRACKER=/bin/firecracker MVM_TEST_KERNEL=/lab/vmlinux MVM_TEST_INITRD=/lab/initrd " +
 			"MVM_TEST_TAPS=\"lab0 lab1 lab2\" MVM_TEST_REQUIRE=root,kvm,firecracker /lab/test -test.v -test.count=1 -test.run Real -test.timeout 12m",
 	})
 }
@@ -231,7 +231,7 @@ func nestedInitrd(t *testing.T, dest, test, modules string) {
 		w.Dir("/proc", 0o755)
 		w.Dir("/sys", 0o755)
 		addFile(t, w, "/init", test)
-		addModules(t, w, order(t, modules, "virtio_pci", "virtio_mmio", "virtio_blk", "virtio_net", "virtio_rng", "vmw_vsock_virtio_transport"))
+		addModules(t, w, order(t, modules, "virtio_pci", "virtio_mmio", "virtio_blk", "virtio_net", "virtio_rng", "virtio_balloon", "vmw_vsock_virtio_transport"))
 	})
 }
 

@@ -200,6 +200,13 @@ func suite(t *testing.T, with func(*testing.T) bench) {
 		{"cancelled", testCancelled},
 		{"many devices", testManyDevices},
 		{"device requests", testDevices},
+		{"restore", testRestore},
+		{"restore unlike", testUnlike},
+		{"restore without clock", testNoClock},
+		{"bounded files", testBounded},
+		{"orphan", testOrphan},
+		{"hotplugged", testHotplugged},
+		{"no hotplug by MMIO", testNoHotplugByMMIO},
 	} {
 		t.Run(tt.name, func(t *testing.T) { tt.test(t, with(t)) })
 	}

@@ -260,10 +260,13 @@ func testMetadata(t *testing.T, f Fixture) {
 		}
 	}
 	want(string(l.Metadata))
+	console(t, l, f.Hello)
+	ask(t, f, l, "metadata", `metadata {"latest":{"id":"i-1","n":[1,null]}}`)
 	if err := h.SetMetadata(within(t), json.RawMessage(`{"other":true}`)); err != nil {
 		t.Errorf("SetMetadata: %v", err)
 	}
 	want(`{"other":true}`)
+	ask(t, f, l, "metadata", `metadata {"other":true}`)
 	large, err := json.Marshal(map[string]string{"a": strings.Repeat("x", 60000)})
 	if err != nil {
 		t.Fatal(err)

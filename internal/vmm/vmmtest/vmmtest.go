@@ -37,7 +37,8 @@ type Fixture struct {
 
 	// Answers says that the guest answers lines on its console: "count" by "count N",
 	// N one more each time; "disks" by "disks N", after it has looked for new ones;
-	// "drop" by letting go of the last one.
+	// "drop" by "dropped", after it has let go of the last one; "metadata" by
+	// "metadata JSON", as its metadata service has it.
 	Answers bool
 
 	// Taps are tap devices that nobody uses; without two, interfaces are not tested.

@@ -125,6 +125,7 @@ func run(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 		home: filepath.Dir(os.Args[0]),
 	}
 	vm.guest = newGuest(stdin, stdout)
+	vm.guest.host = vm
 	if existing(filepath.Join(vm.home, specName)) != "" {
 		if vm.spec, err = LoadSpec(filepath.Join(vm.home, specName)); err != nil {
 			_, _ = fmt.Fprintf(stderr, "Error: fakevmm cannot read the OpenAPI description: %v\n", err)

@@ -21,7 +21,7 @@ const PowerOffArg = "fakevmm.poweroff"
 
 // guest is what runs in the VM: it says on its console that it is up, repeats
 // there each line that it reads, ends on Ctrl-Alt-Del or the line "poweroff", answers
-// "count", "disks" and "drop" (vmmtest.Fixture), and echoes what comes on the vsock
+// the lines that vmmtest.Fixture has, and echoes what comes on the vsock
 // ports that it listens on.
 type guest struct {
 	in     io.Reader
@@ -36,8 +36,14 @@ type guest struct {
 	reset  bool // … unless a reset was queued for it, as snapshots do
 	epoch  int  // counts resets: connections from before are dead
 
-	kept   kept
-	rescan func() []string // looks for drives
+	kept kept
+	host host
+}
+
+// host is what a guest can ask.
+type host interface {
+	rescan() []string // drives on its bus
+	ask() string      // the metadata service
 }
 
 // kept is what the guest has in its memory.
@@ -142,9 +148,8 @@ func (g *guest) end() {
 }
 
 // boot runs the guest to its end and returns the VMM's exit code.
-func (g *guest) boot(args string, c *config, drives []string, rescan func() []string) int {
+func (g *guest) boot(args string, c *config, drives []string) int {
 	nameThread()
-	g.rescan = rescan
 	g.print("Linux version 6.1.0-fakevmm\r\nCommand line: " + args + "\r\n")
 	g.print(fmt.Sprintf("fakevmm: %d CPUs, %d MiB, %d disks, %d interfaces\r\n", c.Machine.VCPUs, c.Machine.Mem, len(drives), len(c.NICs)))
 	g.run(func() { g.kept = kept{Up: true, Drives: drives, Ports: map[string]bool{"1024": c.Vsock != nil}} })
@@ -156,9 +161,8 @@ func (g *guest) boot(args string, c *config, drives []string, rescan func() []st
 }
 
 // goOn continues a guest whose memory was recalled.
-func (g *guest) goOn(rescan func() []string) int {
+func (g *guest) goOn() int {
 	nameThread()
-	g.rescan = rescan
 	return g.live()
 }
 
@@ -194,12 +198,14 @@ func (g *guest) obey(line string) {
 		g.run(func() { g.kept.Count++; n = g.kept.Count })
 		g.print(fmt.Sprintf("count %d\r\n", n))
 	case "disks":
-		found := g.rescan()
+		found := g.host.rescan()
 		g.run(func() { g.kept.Drives = found })
 		g.print(fmt.Sprintf("disks %d\r\n", len(found)))
 	case "drop":
 		g.run(func() { g.kept.Drives = g.kept.Drives[:max(0, len(g.kept.Drives)-1)] })
 		g.print("dropped\r\n")
+	case "metadata":
+		g.print("metadata " + g.host.ask() + "\r\n")
 	}
 }
 
@@ -234,7 +240,12 @@ func (g *guest) connect(conn net.Conn, port int) {
 		n, err := r.Read(buf)
 		if n > 0 {
 			var werr error
-			if now := g.receive(func() { _, werr = conn.Write(buf[:n]) }); werr != nil || now != epoch {
+			now := g.receive(func() {
+				if g.epoch == epoch {
+					_, werr = conn.Write(buf[:n])
+				}
+			})
+			if werr != nil || now != epoch {
 				return
 			}
 		}

@@ -106,7 +106,7 @@ func (m *machine) boot(c *config) error {
 	}
 	m.realtime = !strings.Contains(args, NoClockArg)
 	drives := m.driveIDs()
-	go func() { m.ended <- m.guest.boot(args, c, drives, m.rescan) }()
+	go func() { m.ended <- m.guest.boot(args, c, drives) }()
 	_ = m.writeMetrics()
 	m.log.info("Successfully started microvm that was configured from one single json")
 	return nil
@@ -149,6 +149,21 @@ func (m *machine) rescan() []string {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	return m.driveIDs()
+}
+
+// ask is what the guest gets of the metadata service: the real one with a token, over
+// the network.
+func (m *machine) ask() string {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.config.MMDS == nil {
+		return ""
+	}
+	data, err := json.Marshal(m.metadata())
+	if err != nil {
+		return err.Error()
+	}
+	return string(data)
 }
 
 // openMetrics opens for both directions, so that a FIFO needs no reader.

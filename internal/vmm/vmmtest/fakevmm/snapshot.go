@@ -193,7 +193,7 @@ func (m *machine) resurrect(s *savedState) error {
 	m.config, m.pci, m.realtime, m.state = c, s.PCI, s.Realtime, "Paused"
 	m.guest.pause()
 	m.guest.queueReset() // it is in the memory, unread
-	go func() { m.ended <- m.guest.goOn(m.rescan) }()
+	go func() { m.ended <- m.guest.goOn() }()
 	return nil
 }
 
