@@ -16,8 +16,8 @@ import (
 	"github.com/mvmctl/mvm/internal/guest/tree"
 )
 
-// CPOperation copies files between the host and VMs, and from VM to VM, through
-// their agents.
+// CPOperation copies files between the host and VMs, and from VM to VM: through
+// their agents or, where they have none, by tar over SSH.
 type CPOperation struct{ core *core }
 
 // CPInput says what is copied where. A place in a VM is written NAME:/path, where
@@ -27,6 +27,7 @@ type CPInput struct {
 	Sources []string
 	Dst     string
 	User    string // in the VMs; "" is the user that the VM was made with
+	Key     string // for VMs without the agent: a path, or the name of a key
 	Force   bool   // replace files that exist
 	NoSync  bool   // do not have a VM write its disks out after it got files
 }
@@ -145,7 +146,7 @@ func (c *copying) end(ctx context.Context, vm string) (*agentConn, error) {
 	if err != nil {
 		return nil, err
 	}
-	end, err := c.o.core.dialVM(ctx, st, item, agentLoginAs{user: firstOf(c.in.User, deref(item.SSHUser))})
+	end, err := c.o.core.dialVM(ctx, st, item, agentLoginAs{user: firstOf(c.in.User, deref(item.SSHUser)), key: c.in.Key})
 	if err != nil {
 		return nil, mvm.Wrap(err, "copy files of", item.Name)
 	}
@@ -208,7 +209,7 @@ func (c *copying) send(ctx context.Context, from cpPlace, w io.Writer) (tree.Sta
 	if from.vm == "" {
 		return tree.Pack(w, from.paths)
 	}
-	return c.ends[from.vm].Tree(ctx, tree.Args(from.paths, tree.Target{}), nil, w)
+	return c.ends[from.vm].Pack(ctx, from.paths, w)
 }
 
 func (c *copying) receive(ctx context.Context, to cpPlace, t tree.Target, r io.Reader) (tree.Stats, error) {
@@ -216,7 +217,7 @@ func (c *copying) receive(ctx context.Context, to cpPlace, t tree.Target, r io.R
 		t.Path = hostPath(t.Path)
 		return tree.Unpack(r, t)
 	}
-	return c.ends[to.vm].Tree(ctx, tree.Args(nil, t), r, nil)
+	return c.ends[to.vm].Unpack(ctx, t, r)
 }
 
 // hostPath makes a path absolute without losing a '/' at its end.

@@ -3,18 +3,15 @@ package api
 import (
 	"context"
 	"errors"
-	"net"
-	"sync"
 	"time"
 
 	"github.com/mvmctl/mvm"
 	"github.com/mvmctl/mvm/internal/guest"
-	"github.com/mvmctl/mvm/internal/store"
-	"github.com/mvmctl/mvm/internal/vmm"
 )
 
 // ExecOperation runs commands in guests through their agents: no network and no
-// SSH server is needed in the guest.
+// SSH server is needed in the guest. Those that have no agent are reached by SSH
+// over the network.
 type ExecOperation struct{ core *core }
 
 // ExecInput is a command to run in a guest. The zero value of each field but
@@ -22,11 +19,11 @@ type ExecOperation struct{ core *core }
 type ExecInput struct {
 	Identifier string
 	Cmd        []string      // the program, looked up in the guest's PATH, and its arguments; none: a login shell
-	User       string        // name, uid, name:group or uid:gid; "" is root
+	User       string        // name, uid, name:group or uid:gid; "" is root, without the agent the VM's SSH user
 	Env        []string      // "NAME=value", over the login environment
 	Dir        string        // to run it in; "" is the user's home
 	Timeout    time.Duration // how long it may take with all; 0 sets no limit
-	Port       int           // of the agent; 0 takes defaults.vm vsock_port
+	Port       int           // of the agent; 0 takes the one that it has. Without the agent that of the SSH server
 	IO         StreamIO
 	Signals    <-chan string // sent on to the command: "INT", "TERM", "HUP" (RFC 4254, section 6.10)
 }
@@ -45,7 +42,7 @@ func (o *ExecOperation) Run(ctx context.Context, in ExecInput) (int, error) {
 		defer cancel()
 		ctx = limited
 	}
-	vm, client, err := o.core.openAgent(ctx, in.Identifier, what, agentLoginAs{port: in.Port})
+	vm, client, err := o.core.openAgent(ctx, in.Identifier, what, agentLoginAs{user: in.User, port: in.Port})
 	if err != nil {
 		return 1, err
 	}
@@ -89,119 +86,4 @@ func (s StreamIO) terminal(ctx context.Context, cmd *guest.Cmd) {
 		cmd.Resize = sizes
 		go relaySizes(ctx, s.Resize, sizes)
 	}
-}
-
-// agentLoginAs says how to log in to an agent other than usual.
-type agentLoginAs struct {
-	user string // "" is root
-	port int    // 0 is the usual one
-}
-
-// openAgent finds a running VM and logs in to its agent. A guest that may still be
-// booting is waited for. Its errors name the VM.
-func (c *core) openAgent(ctx context.Context, selector, what string, as agentLoginAs) (*mvm.VMInstanceItem, *agentConn, error) {
-	st, err := c.open(ctx)
-	if err != nil {
-		return nil, nil, err
-	}
-	vm, err := c.findVM(ctx, st, selector)
-	if err != nil {
-		return nil, nil, err
-	}
-	conn, err := c.dialVM(ctx, st, vm, as)
-	if err != nil {
-		return vm, nil, mvm.Wrap(err, what, vm.Name)
-	}
-	return vm, conn, nil
-}
-
-// agentConn is a login to a VM's agent.
-type agentConn struct {
-	*guest.Client
-	dial    guest.DialFunc // opens another stream to the agent
-	release func() error
-	once    sync.Once
-}
-
-// Close ends the login and what runs over it; again it does nothing.
-func (a *agentConn) Close() (err error) {
-	a.once.Do(func() { err = errors.Join(a.Client.Close(), a.release()) })
-	return err
-}
-
-// endGrace is how long a guest has to answer once what it does was ended.
-const endGrace = 2 * time.Second
-
-// closeLate ends the login some time after ctx has ended: a guest that stands still
-// does not take the request to end either. Calling stop makes it forget that.
-func (a *agentConn) closeLate(ctx context.Context) (stop func()) {
-	late := time.AfterFunc(time.Hour, func() { _ = a.Close() })
-	late.Stop()
-	forget := context.AfterFunc(ctx, func() { late.Reset(endGrace) })
-	return func() { _, _ = forget(), late.Stop() }
-}
-
-func (c *core) dialVM(ctx context.Context, st *store.Store, vm *mvm.VMInstanceItem, as agentLoginAs) (*agentConn, error) {
-	if err := reachable(vm); err != nil {
-		return nil, err
-	}
-	set, err := loadSettings(ctx, st)
-	if err != nil {
-		return nil, err
-	}
-	login, err := c.agentLogin(vm)
-	if err != nil {
-		return nil, err
-	}
-	if as.user != "" {
-		login.User = as.user
-	}
-	m, err := c.attach(ctx, vm)
-	if err != nil {
-		return nil, err
-	}
-	dial := c.dialAgent(vm, m)
-	if as.port != 0 {
-		dial = dialPort(m, as.port)
-	}
-	client, err := guest.Dial(ctx, dial, login)
-	if left := bootLeft(vm, set); err != nil && left > 0 && mvm.KindOf(err) == mvm.ErrUnavailable && ctx.Err() == nil {
-		boot, cancel := context.WithTimeout(ctx, left)
-		client, _, err = guest.WaitReady(boot, dial, login)
-		cancel()
-	}
-	if err != nil {
-		return nil, errors.Join(err, m.Close())
-	}
-	return &agentConn{Client: client, dial: dial, release: m.Close}, nil
-}
-
-// reachable refuses a VM whose agent cannot answer.
-func reachable(vm *mvm.VMInstanceItem) error {
-	hint := "start it with 'mvm vm start " + vm.Name + "'"
-	if vm.Status == mvm.StatusPaused {
-		hint = "let it go on with 'mvm vm resume " + vm.Name + "'"
-	}
-	if vm.Status != mvm.StatusRunning {
-		return mvm.Errorf(mvm.ErrConflict, "it is %s; it has to be running", vm.Status).WithHint("%s", hint)
-	}
-	if !vm.HasAgent {
-		return mvm.Errorf(mvm.ErrUnsupported, "it was made without the agent").WithHint("reach it over the network with 'mvm ssh %s'", vm.Name)
-	}
-	return nil
-}
-
-// bootLeft is how much longer a VM that was started a moment ago may take to be
-// ready.
-func bootLeft(vm *mvm.VMInstanceItem, set settings) time.Duration {
-	if vm.ProcessStartTime == nil {
-		return 0
-	}
-	limit := time.Duration(set.num("settings.vm", "ready_timeout_sec")) * time.Second
-	return time.Until(time.UnixMilli(*vm.ProcessStartTime).Add(limit))
-}
-
-// dialPort opens streams to an agent that listens elsewhere than usual.
-func dialPort(m vmm.Machine, port int) guest.DialFunc {
-	return func(ctx context.Context) (net.Conn, error) { return m.DialGuest(ctx, uint32(port)) } //nolint:gosec // checked by ExecInput.validate
 }

@@ -25,7 +25,8 @@ type SSHProxyInput struct {
 }
 
 // Proxy connects stdio with the SSH server of a VM's agent, or with a port of the
-// guest, until either side ends the stream. It needs no network in the guest.
+// guest, until either side ends the stream. It needs no network in the guest, unless
+// that has no agent: then it is the guest's own SSH server.
 func (o *SSHOperation) Proxy(ctx context.Context, in SSHProxyInput) error {
 	const what = "connect to"
 	if in.Port < 0 || in.Port > 65535 {
@@ -94,7 +95,8 @@ type SSHConfig struct {
 }
 
 // Config writes the VM's key and known host into its directory, each with mode
-// 0600, and returns the configuration that names them. The VM need not run.
+// 0600, and returns the configuration that names them. A VM without the agent is
+// logged in to with the user's own key. The VM need not run.
 func (o *SSHOperation) Config(ctx context.Context, in SSHConfigInput) (SSHConfig, error) {
 	c := o.core
 	st, err := c.open(ctx)
@@ -106,9 +108,6 @@ func (o *SSHOperation) Config(ctx context.Context, in SSHConfigInput) (SSHConfig
 		return SSHConfig{}, err
 	}
 	const what = "make an SSH configuration for"
-	if !vm.HasAgent {
-		return SSHConfig{}, mvm.Errorf(mvm.ErrUnsupported, "it was made without the agent").On(what, vm.Name).WithHint("reach it over the network with 'mvm ssh %s'", vm.Name)
-	}
 	id, err := c.loadIdentity(vm.ID)
 	if err != nil {
 		return SSHConfig{}, mvm.Wrap(err, what, vm.Name)
@@ -119,10 +118,20 @@ func (o *SSHOperation) Config(ctx context.Context, in SSHConfigInput) (SSHConfig
 		ProxyCommand: "env " + guest.QuoteShell("MVM_CACHE_DIR="+c.paths.cache, "MVM_CONFIG_DIR="+c.paths.config, firstOf(in.Program, "mvm"), "connect", vm.ID),
 		IdentityFile: filepath.Join(dir, "ssh_key"), UserKnownHostsFile: filepath.Join(dir, "ssh_known_hosts"),
 	}
-	key, _, _, _, err := ssh.ParseAuthorizedKey([]byte(id.AgentPublic))
+	public := id.AgentPublic
+	if !vm.HasAgent {
+		public = id.HostPublic
+		if cfg.IdentityFile, err = c.privateKey(ctx, st, vm); err != nil {
+			return SSHConfig{}, mvm.Wrap(err, what, vm.Name)
+		}
+	}
+	key, _, _, _, err := ssh.ParseAuthorizedKey([]byte(public))
 	if err == nil {
 		known := alias + " " + string(ssh.MarshalAuthorizedKey(key))
-		err = errors.Join(fsx.WriteFile(cfg.IdentityFile, []byte(id.ClientKey), 0o600), fsx.WriteFile(cfg.UserKnownHostsFile, []byte(known), 0o600))
+		err = fsx.WriteFile(cfg.UserKnownHostsFile, []byte(known), 0o600)
+	}
+	if err == nil && vm.HasAgent {
+		err = fsx.WriteFile(cfg.IdentityFile, []byte(id.ClientKey), 0o600)
 	}
 	return cfg, mvm.Wrap(err, what, vm.Name)
 }

@@ -75,19 +75,19 @@ func TestProxyPassesEndsOn(t *testing.T) {
 	}
 }
 
-func TestReachable(t *testing.T) {
+func TestRunning(t *testing.T) {
 	for _, c := range []struct {
 		vm   mvm.VMInstanceItem
 		kind error
 		hint string
 	}{
 		{mvm.VMInstanceItem{Status: mvm.StatusRunning, HasAgent: true}, nil, ""},
-		{mvm.VMInstanceItem{Status: mvm.StatusRunning}, mvm.ErrUnsupported, "mvm ssh web"},
+		{mvm.VMInstanceItem{Status: mvm.StatusRunning}, nil, ""},
 		{mvm.VMInstanceItem{Status: mvm.StatusPaused, HasAgent: true}, mvm.ErrConflict, "mvm vm resume web"},
 		{mvm.VMInstanceItem{Status: mvm.StatusStopped, HasAgent: true}, mvm.ErrConflict, "mvm vm start web"},
 	} {
 		c.vm.Name = "web"
-		if err := reachable(&c.vm); !errors.Is(err, c.kind) || !strings.Contains(mvm.HintOf(err), c.hint) {
+		if err := running(&c.vm); !errors.Is(err, c.kind) || !strings.Contains(mvm.HintOf(err), c.hint) {
 			t.Errorf("%s: %v (%s)", c.vm.Status, err, mvm.HintOf(err))
 		}
 	}

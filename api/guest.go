@@ -4,15 +4,10 @@ import (
 	"context"
 	"encoding/json"
 	"net"
-	"path/filepath"
-	"strings"
 	"time"
-
-	"golang.org/x/crypto/ssh"
 
 	"github.com/mvmctl/mvm"
 	"github.com/mvmctl/mvm/internal/guest"
-	"github.com/mvmctl/mvm/internal/key"
 	"github.com/mvmctl/mvm/internal/vmm"
 )
 
@@ -141,9 +136,9 @@ func exitCode(ctx context.Context, m vmm.Machine) *int {
 	return &exit.Code
 }
 
-// Connect opens an SSH session into a VM over its network and returns the exit
-// status of the command or shell. The guest's host key is the one that was made
-// for it; a guest that shows another is refused.
+// Connect opens an SSH session into a VM and returns the exit status of the command
+// or shell: over the network, where the guest's host key has to be the one that was
+// made for it, or through the agent where no SSH server answers.
 func (o *SSHOperation) Connect(ctx context.Context, in SSHInput) (int, error) {
 	c := o.core
 	st, err := c.open(ctx)
@@ -154,44 +149,14 @@ func (o *SSHOperation) Connect(ctx context.Context, in SSHInput) (int, error) {
 	if err != nil {
 		return 1, err
 	}
-	if vm.Status != mvm.StatusRunning {
-		return 1, mvm.Errorf(mvm.ErrConflict, "it is %s; it has to be running", vm.Status).On("log in to", vm.Name).WithHint("start it with 'mvm vm start %s'", vm.Name)
-	}
-	inv, err := loadInventory(ctx, st)
-	if err != nil {
-		return 1, err
-	}
-	login, err := c.netLogin(vm, inv, in)
-	if err != nil {
-		return 1, mvm.Wrap(err, "log in to", vm.Name)
-	}
-	dial, cancel := context.WithTimeout(ctx, sshTimeout(vm, inv.set, in.Timeout))
-	defer cancel()
-	addr := net.JoinHostPort(vm.IPv4, "22")
-	if err := guest.WaitTCP(dial, addr); err != nil {
-		return 1, mvm.Wrap(err, "log in to", vm.Name)
-	}
-	client, err := guest.DialNet(dial, addr, login)
+	client, err := c.dialSSH(ctx, st, vm, in)
 	if err != nil {
 		return 1, mvm.Wrap(err, "log in to", vm.Name)
 	}
 	defer func() { _ = client.Close() }()
-	status, err := session(ctx, client, in)
+	defer client.closeLate(ctx)()
+	status, err := session(ctx, client.Client, in)
 	return status.Code, mvm.Wrap(err, "run a command in", vm.Name)
-}
-
-// sshTimeout is how long a login may take. A guest that was started a moment ago
-// has as long as it has to get ready: its SSH server may come late in its boot.
-func sshTimeout(vm *mvm.VMInstanceItem, set settings, asked int) time.Duration {
-	if asked > 0 {
-		return time.Duration(asked) * time.Second
-	}
-	limit := time.Duration(set.num("settings.vm", "ssh_timeout_sec")) * time.Second
-	if vm.ProcessStartTime == nil {
-		return limit
-	}
-	booted := time.UnixMilli(*vm.ProcessStartTime).Add(time.Duration(set.num("settings.vm", "ready_timeout_sec")) * time.Second)
-	return max(limit, time.Until(booted))
 }
 
 // session runs the command or the login shell.
@@ -226,46 +191,4 @@ func relaySizes(ctx context.Context, from <-chan TerminalSize, to chan<- guest.S
 			return
 		}
 	}
-}
-
-// netLogin collects the private keys that the guest may accept: the one named,
-// or those that the VM was created with.
-func (c *core) netLogin(vm *mvm.VMInstanceItem, inv *inventory, in SSHInput) (guest.Login, error) {
-	l := guest.Login{User: firstOf(in.User, deref(vm.SSHUser), "root")}
-	id, err := c.loadIdentity(vm.ID)
-	if err != nil {
-		return l, err
-	}
-	if l.HostKey, _, _, _, err = ssh.ParseAuthorizedKey([]byte(id.HostPublic)); err != nil {
-		return l, mvm.Errorf(mvm.ErrBroken, "the VM's identity is damaged: %w", err).WithHint("remove the VM and create it anew")
-	}
-	var files []string
-	names := vm.SSHKeys
-	if in.Key != "" {
-		names = []string{in.Key}
-	}
-	for _, name := range names {
-		k, err := pickKey(name, "see 'mvm key ls'", inv.keys)
-		switch {
-		case err == nil && k.PrivateKeyPath != nil:
-			files = append(files, *k.PrivateKeyPath)
-		case err == nil:
-			continue // only its public half is here
-		case in.Key != "" && strings.ContainsRune(in.Key, filepath.Separator):
-			files = append(files, in.Key)
-		case in.Key != "":
-			return l, err
-		}
-	}
-	for _, f := range files {
-		signer, err := key.LoadSigner(f)
-		if err != nil {
-			return l, err
-		}
-		l.Signers = append(l.Signers, signer)
-	}
-	if len(l.Signers) == 0 {
-		return l, mvm.Errorf(mvm.ErrNotFound, "no private key for it is on this host").WithHint("name one with --key, or create VMs with a key made by 'mvm key create'")
-	}
-	return l, nil
 }

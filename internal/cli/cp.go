@@ -23,7 +23,10 @@ times and links are kept, from VM to VM also owners.
 
 A destination that is a directory is copied into. Files that exist are in the way
 unless -f is given. What is copied is put in place at the end: a transfer that fails
-leaves the destination as it was.`,
+leaves the destination as it was.
+
+It goes through the agent in the VM, and by SSH over the network, with sh and tar there,
+where the VM has none.`,
 		Example: `  mvm cp notes.txt web:/root/
   mvm cp -f site web:/srv
   mvm cp web:/var/log/syslog .
@@ -38,6 +41,7 @@ leaves the destination as it was.`,
 	f := cmd.Flags()
 	f.BoolVarP(&o.input.Force, "force", "f", false, "replace files that exist")
 	f.StringVarP(&o.input.User, "user", "u", "", "user in the VM (default the one that it was made with)")
+	f.StringVar(&o.input.Key, "key", "", "private key for VMs without the agent: a path, or the name of a key")
 	f.BoolVar(&o.input.NoSync, "no-sync", false, "do not have the VM write its disks out afterwards")
 	a.jsonFlag(cmd)
 	return undone(a.command(cmd, "CP.Copy", func(ctx context.Context, m *api.Client, args []string) error {

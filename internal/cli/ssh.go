@@ -16,7 +16,11 @@ func newSSH(a *app) *cobra.Command {
 		Short: "Log in to a VM, or run a command in it",
 		Long: `Log in to a VM, or run a command in it. Exits with the exit status of the command
 in the guest. When standard input is not a terminal and no command is given, the
-shell in the guest reads its commands from there.`,
+shell in the guest reads its commands from there.
+
+It goes over the network to the SSH server of the guest, which has to show the host key
+that was made for it, and through the agent where no SSH server answers; with --key over
+the network only.`,
 		Example: `  mvm ssh web
   mvm ssh web -c 'uname -a'
   mvm ssh web --user debian < script.sh`,

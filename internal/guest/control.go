@@ -56,6 +56,11 @@ func (c *Client) Ready(ctx context.Context) (wire.Ready, error) {
 
 // Sync has the guest write out its file systems, within SyncLimit.
 func (c *Client) Sync(ctx context.Context) error {
+	if !c.agent {
+		limited, cancel := context.WithTimeout(ctx, SyncLimit)
+		defer cancel()
+		return c.script(limited, "sync", nil, nil)
+	}
 	return c.request(ctx, wire.ReqSync, SyncLimit, nil, nil)
 }
 

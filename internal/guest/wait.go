@@ -45,25 +45,28 @@ func WaitReady(ctx context.Context, dial DialFunc, l Login) (*Client, wire.Ready
 // WaitTCP waits until an SSH server at addr sends its greeting. Neither an open
 // port nor a connection is enough: sshd's socket may listen before sshd runs.
 func WaitTCP(ctx context.Context, addr string) error {
-	return retry(ctx, "the SSH server at "+addr, func(ctx context.Context) error {
-		var d net.Dialer
-		c, err := d.DialContext(ctx, "tcp", addr)
-		if err != nil {
-			return err
-		}
-		defer func() { _ = c.Close() }()
-		stop := context.AfterFunc(ctx, func() { _ = c.Close() })
-		defer stop()
-		var greeting [4]byte
-		if _, err := io.ReadFull(c, greeting[:]); err != nil {
-			return err
-		}
-		if string(greeting[:]) != "SSH-" {
-			return mvm.Errorf(mvm.ErrBroken, "something at %s answers that is no SSH server", addr).
-				WithHint("name the port of the SSH server")
-		}
-		return nil
-	})
+	return retry(ctx, "the SSH server at "+addr, func(ctx context.Context) error { return Greets(ctx, addr) })
+}
+
+// Greets asks once whether an SSH server at addr sends its greeting.
+func Greets(ctx context.Context, addr string) error {
+	var d net.Dialer
+	c, err := d.DialContext(ctx, "tcp", addr)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = c.Close() }()
+	stop := context.AfterFunc(ctx, func() { _ = c.Close() })
+	defer stop()
+	var greeting [4]byte
+	if _, err := io.ReadFull(c, greeting[:]); err != nil {
+		return err
+	}
+	if string(greeting[:]) != "SSH-" {
+		return mvm.Errorf(mvm.ErrBroken, "something at %s answers that is no SSH server", addr).
+			WithHint("name the port of the SSH server")
+	}
+	return nil
 }
 
 // WaitDial waits until addr accepts a TCP connection.

@@ -82,9 +82,9 @@ func writeEnd(tw *tar.Writer) error {
 	return tw.WriteHeader(&tar.Header{Typeflag: tar.TypeXGlobalHeader, Name: "end", PAXRecords: map[string]string{endRecord: "1"}})
 }
 
-// stageName is the name of the directory in which files wait for the end of the
+// StageName makes a name for the directory in which files wait for the end of the
 // stream.
-func stageName() string { return ".mvm-cp-" + rand.Text()[:10] }
+func StageName() string { return ".mvm-cp-" + rand.Text()[:10] }
 
 // request is what Serve is told on its command line.
 type request struct {

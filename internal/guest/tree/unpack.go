@@ -88,7 +88,7 @@ func prepare(t Target) (*unpacker, error) {
 	if u.base, err = os.OpenRoot(u.where); err != nil {
 		return nil, failed(u.where, err)
 	}
-	u.staged = stageName()
+	u.staged = StageName()
 	if err = u.base.Mkdir(u.staged, 0o700); err == nil {
 		u.stage, err = u.base.OpenRoot(u.staged)
 	}

@@ -1,0 +1,6 @@
+package tree
+
+// What tests of hostile streams need.
+const EndRecord = endRecord
+
+var WriteEnd = writeEnd
