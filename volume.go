@@ -26,6 +26,7 @@ type VolumeItem struct {
 	IsShareable bool   `json:"is_shareable"` // several VMs may have it at once, all read-only
 	Writeback   bool   `json:"writeback"`    // writes may stay in the host's cache until the guest flushes them
 	FSType      string `json:"fs_type"`      // of the file system that mvm made on it; "" for none
+	DiskID      string `json:"-"`            // what its disk is called in a VM; "" is made of the id
 }
 
 // VolumeAttachment is a volume on a VM.

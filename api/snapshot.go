@@ -3,6 +3,7 @@ package api
 import (
 	"context"
 	"path/filepath"
+	"sync"
 	"time"
 
 	"github.com/mvmctl/mvm"
@@ -96,9 +97,9 @@ func (o *SnapshotOperation) create(ctx context.Context, in SnapshotCreateInput, 
 	t.dirs = []string{c.paths.snapshots()}
 	item := &t.meta.Snapshot
 	item.ID, item.Name, item.Path = id, name, c.paths.rel(c.paths.snapshot(id))
-	progress.Send("snapshot", "writing memory and disks of "+vm.Name)
+	say := sync.OnceFunc(func() { progress.Send("snapshot", "writing memory and disks of "+vm.Name) })
 	err = t.run(ctx, op.Op{
-		UndoData: []byte(id),
+		UndoData: []byte(id), OnStep: func(string) { say() },
 		Reserve: func(tx *store.Tx) error {
 			pending := *item
 			pending.Path = "" // shows that it is not complete

@@ -300,11 +300,7 @@ func (l *loading) address() string {
 
 // login is how the agent in the snapshot is logged in to.
 func (l *loading) login() (guest.Login, error) {
-	var id vmIdentity
-	data, err := os.ReadFile(filepath.Join(l.dir, identityName))
-	if err == nil {
-		err = json.Unmarshal(data, &id)
-	}
+	id, err := readIdentity(l.dir)
 	if err != nil {
 		return guest.Login{}, mvm.Errorf(mvm.ErrBroken, "the snapshot's identity cannot be read: %w", err).WithHint("make a new snapshot")
 	}

@@ -62,7 +62,7 @@ func (p *vmPlan) copyVolumes(ctx context.Context, l *loading) (*volumeCopies, er
 		case !d.ReadOnly:
 			v = &mvm.VolumeItem{
 				ID: newID(), Name: p.item.Name + "-" + d.Volume, SizeBytes: d.VirtualSize, Format: d.Format, Status: mvm.VolumeAvailable,
-				CreatedAt: now(), UpdatedAt: now(), FSType: d.FSType,
+				CreatedAt: now(), UpdatedAt: now(), FSType: d.FSType, DiskID: d.ID,
 			}
 			if err := mvm.ValidateName("volume", v.Name); err != nil {
 				return nil, err

@@ -11,6 +11,7 @@ import (
 	"golang.org/x/crypto/ssh"
 
 	"github.com/mvmctl/mvm"
+	"github.com/mvmctl/mvm/internal/guest"
 	"github.com/mvmctl/mvm/internal/guest/wire"
 	"github.com/mvmctl/mvm/internal/vmm"
 )
@@ -23,7 +24,32 @@ type testGuest struct {
 	exec  func(e wire.Exec, stdio io.ReadWriter) int // nil: every command fails to start
 
 	mu   sync.Mutex
-	asks []string // the requests, in order
+	asks []string                     // the requests, in order
+	ids  map[string]guest.NewIdentity // by the VM that they were given to
+}
+
+// is returns who the guest in a VM is: who it was made to be, or the VM's own.
+func (g *testGuest) is(m *Client, vmID string) (vmIdentity, string, error) {
+	g.mu.Lock()
+	next, ok := g.ids[vmID]
+	g.mu.Unlock()
+	if ok {
+		return vmIdentity{AgentKey: next.Config.Agent.HostKey}, next.Config.Hostname, nil
+	}
+	vm, err := m.core.st.GetVM(context.Background(), vmID)
+	if err != nil {
+		return vmIdentity{}, "", err
+	}
+	if from := vm.Options.RestoredFrom; from != "" { // its memory is still the other's
+		s, err := m.core.st.GetSnapshot(context.Background(), from)
+		if err != nil {
+			return vmIdentity{}, "", err
+		}
+		id, err := readIdentity(m.core.paths.abs(s.Path))
+		return id, s.VMName, err
+	}
+	id, err := m.core.loadIdentity(vmID)
+	return id, vm.Name, err
 }
 
 // serve makes g the agent in every guest of the world.
@@ -32,7 +58,7 @@ func (g *testGuest) serve(w *world, m *Client) {
 		if g.ready != nil && !g.ready() {
 			return nil, mvm.Errorf(mvm.ErrUnavailable, "it boots").WithHint("wait")
 		}
-		id, err := m.core.loadIdentity(h.ID)
+		id, name, err := g.is(m, h.ID)
 		if err != nil {
 			return nil, err
 		}
@@ -49,12 +75,12 @@ func (g *testGuest) serve(w *world, m *Client) {
 		if err != nil {
 			return nil, errors.Join(err, ours.Close())
 		}
-		go g.conn(theirs, id.AgentKey, func() { w.driver.End(h.ID, vmm.Exit{Reason: "guest powered off"}) })
+		go g.conn(theirs, h.ID, name, id.AgentKey, func() { w.driver.End(h.ID, vmm.Exit{Reason: "guest powered off"}) })
 		return ours, nil
 	}
 }
 
-func (g *testGuest) conn(c net.Conn, hostKey string, off func()) {
+func (g *testGuest) conn(c net.Conn, vmID, name, hostKey string, off func()) {
 	signer, err := ssh.ParsePrivateKey([]byte(hostKey))
 	if err != nil {
 		return
@@ -75,12 +101,28 @@ func (g *testGuest) conn(c net.Conn, hostKey string, off func()) {
 		g.mu.Lock()
 		g.asks = append(g.asks, r.Type)
 		g.mu.Unlock()
-		reply, _ := json.Marshal(wire.Ready{State: "running"})
+		if r.Type == wire.ReqIdentity {
+			g.become(vmID, r.Payload)
+		}
+		reply, _ := json.Marshal(wire.Ready{State: "running", Hostname: name})
 		_ = r.Reply(true, reply)
 		if r.Type == wire.ReqPowerOff {
 			off()
 		}
 	}
+}
+
+func (g *testGuest) become(vmID string, data []byte) {
+	var next guest.NewIdentity
+	if json.Unmarshal(data, &next) != nil {
+		return
+	}
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.ids == nil {
+		g.ids = map[string]guest.NewIdentity{}
+	}
+	g.ids[vmID] = next
 }
 
 func (g *testGuest) channel(nc ssh.NewChannel) {

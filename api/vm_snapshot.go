@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"sync"
 
 	"github.com/mvmctl/mvm"
 	"github.com/mvmctl/mvm/internal/disk"
@@ -57,9 +58,9 @@ func (o *VMOperation) snapshotTo(ctx context.Context, sel, memOut, stateOut stri
 	}
 	t.mem = staged(mem, id)
 	t.meta.Snapshot.ID = id
-	progress.Send("snapshot", "writing memory and disks of "+vm.Name)
+	say := sync.OnceFunc(func() { progress.Send("snapshot", "writing memory and disks of "+vm.Name) })
 	nothing := func(*store.Tx) error { return nil }
-	err = t.run(ctx, op.Op{Reserve: nothing, Commit: nothing}, []op.Step{&publishStep{Moves: [][2]string{
+	err = t.run(ctx, op.Op{Reserve: nothing, Commit: nothing, OnStep: func(string) { say() }}, []op.Step{&publishStep{Moves: [][2]string{
 		{filepath.Join(t.dir, snapState), state}, {t.mem, mem}, {t.dir, besideState(state)},
 	}}})
 	return vm, err

@@ -257,12 +257,17 @@ type vmIdentity struct {
 	ClientPublic string `json:"client_public"` //
 }
 
-func (c *core) loadIdentity(vmID string) (vmIdentity, error) {
+func readIdentity(dir string) (vmIdentity, error) {
 	var id vmIdentity
-	data, err := os.ReadFile(filepath.Join(c.paths.vm(vmID), identityName))
+	data, err := os.ReadFile(filepath.Join(dir, identityName))
 	if err == nil {
 		err = json.Unmarshal(data, &id)
 	}
+	return id, err
+}
+
+func (c *core) loadIdentity(vmID string) (vmIdentity, error) {
+	id, err := readIdentity(c.paths.vm(vmID))
 	if err != nil {
 		return id, mvm.Errorf(mvm.ErrBroken, "the VM's identity cannot be read: %w", err).WithHint("remove the VM and create it anew")
 	}

@@ -209,7 +209,14 @@ func (s *plugged) with(ctx context.Context, do func(context.Context, vmm.DiskHot
 
 func (s *plugged) takeOut(ctx context.Context) error {
 	err := s.with(ctx, func(ctx context.Context, h vmm.DiskHotplugger) error {
-		return h.DetachDisk(ctx, volumeDiskID(s.Volume))
+		v, err := s.c.st.GetVolume(ctx, s.Volume)
+		if errors.Is(err, mvm.ErrNotFound) {
+			v, err = &mvm.VolumeItem{ID: s.Volume}, nil
+		}
+		if err != nil {
+			return err
+		}
+		return h.DetachDisk(ctx, volumeDiskID(v))
 	})
 	if errors.Is(err, mvm.ErrNotFound) { // the disk, the VMM or the VM is gone
 		return nil

@@ -224,10 +224,21 @@ func TestAttachForLater(t *testing.T) {
 	}
 }
 
+// bareDriver attaches to machines that can nothing besides what all can.
+type bareDriver struct{ *liveDriver }
+
+type bareMachine struct{ vmm.Machine }
+
+func (d bareDriver) Attach(ctx context.Context, h vmm.Handle) (vmm.Machine, error) {
+	m, err := d.liveDriver.Attach(ctx, h)
+	return bareMachine{m}, err
+}
+
 // A machine that has no such ability at all.
 func TestAttachWithoutHotplug(t *testing.T) {
 	w := newWorld(t)
 	m := w.open()
+	m.core.qemu = func() vmm.Driver { return bareDriver{w.driver} }
 	w.stock(m)
 	ctx := t.Context()
 	if _, err := m.VM.Create(ctx, VMCreateInput{Name: "web", NoAgent: true}); err != nil {

@@ -17,7 +17,7 @@ import (
 // guestVolume is a volume as its guest is told.
 func (v vmVolume) guestVolume(p paths) wire.Volume {
 	return wire.Volume{
-		Serials: volumeSerials(v.item.ID, p.abs(v.item.Path)), Mount: v.at.MountPoint, FSType: v.item.FSType,
+		Serials: volumeSerials(volumeDiskID(v.item), p.abs(v.item.Path)), Mount: v.at.MountPoint, FSType: v.item.FSType,
 		ReadOnly: v.at.IsReadOnly || v.item.IsReadOnly,
 	}
 }
@@ -25,8 +25,8 @@ func (v vmVolume) guestVolume(p paths) wire.Volume {
 // volumeSerials are what a volume's disk may call itself in a guest: QEMU's has the
 // id that we gave it, Firecracker's one made of the file's numbers (build_device_id
 // in its src/vmm/src/devices/virtio/block/virtio/device.rs).
-func volumeSerials(id, path string) []string {
-	serials := []string{clipSerial(volumeDiskID(id))}
+func volumeSerials(diskID, path string) []string {
+	serials := []string{clipSerial(diskID)}
 	if fi, err := os.Stat(path); err == nil {
 		if st, ok := fi.Sys().(*syscall.Stat_t); ok {
 			serials = append(serials, clipSerial(fmt.Sprintf("%d%d%d", st.Dev, st.Rdev, st.Ino)))
@@ -135,7 +135,7 @@ func (ch *volumeChange) releaseGuest(ctx context.Context) (later bool, why strin
 	err = ch.c.inGuest(ctx, vm, func(ctx context.Context, client *guest.Client) error {
 		asked = true
 		return client.ReleaseVolume(ctx, wire.VolumeRelease{
-			Serials: volumeSerials(ch.res.Volume.ID, ch.c.paths.abs(ch.res.Volume.Path)), Eject: needsRescan(vm),
+			Serials: volumeSerials(volumeDiskID(ch.res.Volume), ch.c.paths.abs(ch.res.Volume.Path)), Eject: needsRescan(vm),
 		})
 	})
 	switch {

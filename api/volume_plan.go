@@ -21,13 +21,13 @@ type vmVolume struct {
 
 // volumeDiskID is what drivers know a volume by, for its life and of 20 characters:
 // QEMU's guests see it as the disk's serial, which has no more.
-func volumeDiskID(volumeID string) string { return "vol-" + volumeID }
+func volumeDiskID(v *mvm.VolumeItem) string { return firstOf(v.DiskID, "vol-"+v.ID) }
 
 // disk is the volume as a driver is told. A raw one that has all its room on the
 // host keeps it.
 func (v vmVolume) disk(p paths) vmm.Disk {
 	d := vmm.Disk{
-		ID: volumeDiskID(v.item.ID), Path: p.abs(v.item.Path), Format: v.item.Format,
+		ID: volumeDiskID(v.item), Path: p.abs(v.item.Path), Format: v.item.Format,
 		ReadOnly: v.at.IsReadOnly || v.item.IsReadOnly, Writeback: v.item.Writeback,
 	}
 	if d.Format == disk.Raw {

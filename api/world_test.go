@@ -123,6 +123,13 @@ func (w *world) state() []string {
 	defer func() { _ = m.Close() }()
 	lines := []string{}
 	add := func(format string, args ...any) { lines = append(lines, fmt.Sprintf(format, args...)) }
+	snapshots, err := st.ListSnapshots(ctx)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	for _, s := range snapshots {
+		add("snapshot %s of %s in %s", s.Name, s.VMName, s.Path)
+	}
 	vms, err1 := m.VM.ListAll(ctx)
 	nets, err2 := st.ListNetworks(ctx)
 	ops, err3 := st.ListOps(ctx, "")
@@ -171,7 +178,7 @@ func (w *world) state() []string {
 func (w *world) files() []string {
 	var out []string
 	root := filepath.Join(w.dir, "cache")
-	for _, part := range []string{"vms", "ops", "volumes"} {
+	for _, part := range []string{"vms", "ops", "snapshots", "volumes"} {
 		err := filepath.WalkDir(filepath.Join(root, part), func(path string, d fs.DirEntry, err error) error {
 			switch {
 			case errors.Is(err, fs.ErrNotExist):
@@ -232,9 +239,21 @@ func newLiveDriver(t *testing.T) *liveDriver {
 func (d *liveDriver) Name() string { return "qemu" }
 
 type liveMachine struct {
+	allOf
+	outer vmm.Handle
+}
+
+// allOf is all that the fake's machines can.
+type allOf interface {
 	vmm.Machine
 	vmm.Pauser
-	outer vmm.Handle
+	vmm.Snapshotter
+	vmm.DiskHotplugger
+	vmm.Ballooner
+	vmm.RateLimiter
+	vmm.NICLimiter
+	vmm.MetadataHolder
+	vmm.Metered
 }
 
 func (m liveMachine) Handle() vmm.Handle { return m.outer }
@@ -273,7 +292,7 @@ func (d *liveDriver) Start(ctx context.Context, l vmm.Launch) (vmm.Machine, erro
 		_ = keep.Close()
 		d.End(l.ID, vmm.Exit{Code: 128 + 9, Signal: "SIGKILL"})
 	}()
-	return liveMachine{m, m.(vmm.Pauser), r.outer}, nil
+	return liveMachine{m.(allOf), r.outer}, nil
 }
 
 func (d *liveDriver) Attach(ctx context.Context, h vmm.Handle) (vmm.Machine, error) {
@@ -287,7 +306,7 @@ func (d *liveDriver) Attach(ctx context.Context, h vmm.Handle) (vmm.Machine, err
 	if err != nil {
 		return nil, err
 	}
-	return liveMachine{m, m.(vmm.Pauser), h}, nil
+	return liveMachine{m.(allOf), h}, nil
 }
 
 // running are the ids of the VMs that have a process.

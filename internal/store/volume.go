@@ -10,10 +10,10 @@ import (
 
 var volumes = table[mvm.VolumeItem]{
 	name: "volumes", noun: "volume",
-	cols:  []string{"id", "name", "size_bytes", "format", "path", "status", "vm_id", "created_at", "updated_at", "is_read_only", "is_shareable", "writeback", "fs_type"},
+	cols:  []string{"id", "name", "size_bytes", "format", "path", "status", "vm_id", "created_at", "updated_at", "is_read_only", "is_shareable", "writeback", "fs_type", "disk_id"},
 	fixed: []string{"status", "vm_id"},
 	fields: func(v *mvm.VolumeItem) []any {
-		return []any{&v.ID, &v.Name, &v.SizeBytes, &v.Format, &v.Path, &v.Status, &v.VMID, &v.CreatedAt, &v.UpdatedAt, &v.IsReadOnly, &v.IsShareable, &v.Writeback, &v.FSType}
+		return []any{&v.ID, &v.Name, &v.SizeBytes, &v.Format, &v.Path, &v.Status, &v.VMID, &v.CreatedAt, &v.UpdatedAt, &v.IsReadOnly, &v.IsShareable, &v.Writeback, &v.FSType, &v.DiskID}
 	},
 	stamp: func(v *mvm.VolumeItem) []*string { return []*string{&v.CreatedAt, &v.UpdatedAt} },
 	unique: map[string]taken{

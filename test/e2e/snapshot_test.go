@@ -21,24 +21,26 @@ func TestSnapshot(t *testing.T) {
 	m.must("vm", "rm", "--force", "first")
 	before := m.listing()
 
-	m.must("vm", "create", "web", "--image", "tiny", "--mem", "128", "--wait")
-	m.must("exec", "web", "--", "sh", "-c", "echo kept >/root/before; "+counter)
+	m.must("volume", "create", "data", "64M", "--sparse", "--mkfs", "ext4")
+	m.must("vm", "create", "web", "--image", "tiny", "--mem", "128", "--volume", "data:/data", "--wait")
+	m.must("exec", "web", "--", "sh", "-c", "echo kept | tee /root/before >/data/before; "+counter)
 	m.until("the counter runs", func() bool { return m.count("web") > 0 })
 	m.must("snapshot", "create", "web", "--name", "warm")
 	if got := m.vm("web").Status; got != "running" {
 		t.Fatalf("after the snapshot it is %s", got)
 	}
-	m.must("exec", "web", "--", "touch", "/root/after")
+	m.must("exec", "web", "--", "touch", "/root/after", "/data/after")
 	m.refused([]string{"warm", "exists"}, "snapshot", "create", "web", "--name", "warm")
-	m.refused([]string{"snapshot \"warm\" needs it"}, "image", "rm", "tiny")
 
 	t.Run("restore", func(t *testing.T) { m.of(t).restore() })
 	t.Run("paused", func(t *testing.T) { m.of(t).restorePaused() })
 	t.Run("pair", func(t *testing.T) { m.of(t).pair() })
 	t.Run("damaged", func(t *testing.T) { m.of(t).damaged() })
 
-	m.must("snapshot", "rm", "-f", "warm")
 	m.must("vm", "rm", "--force", "web")
+	m.must("volume", "rm", "-f", "data")
+	m.refused([]string{"snapshot \"warm\" needs it"}, "image", "rm", "tiny")
+	m.must("snapshot", "rm", "-f", "warm")
 	m.sameListing(before)
 }
 
@@ -71,7 +73,7 @@ func (m *machine) restore() {
 		}
 	}
 	for _, vm := range []string{"copy-1", "copy-2"} {
-		if got := strings.TrimSpace(m.must("exec", vm, "--", "sh", "-c", "cat /root/before; ls /root")); got != "kept\nbefore" {
+		if got := strings.TrimSpace(m.must("exec", vm, "--", "sh", "-c", "cat /root/before /data/before; ls /root; ls /data | grep -v lost")); got != "kept\nkept\nbefore\nbefore" {
 			t.Errorf("%s has %q", vm, got)
 		}
 		was := m.count(vm)
@@ -83,6 +85,7 @@ func (m *machine) restore() {
 		t.Errorf("after a reboot copy-1 says %q", got)
 	}
 	m.must("vm", "rm", "--force", "copy-1", "copy-2")
+	m.must("volume", "rm", "-f", "copy-1-data", "copy-2-data")
 }
 
 func (m *machine) restorePaused() {
@@ -95,6 +98,7 @@ func (m *machine) restorePaused() {
 		m.t.Errorf("it calls itself %q", got)
 	}
 	m.must("vm", "rm", "--force", "still")
+	m.must("volume", "rm", "-f", "still-data")
 }
 
 // pair writes a VM to files and puts it back, twice.

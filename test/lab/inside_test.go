@@ -43,6 +43,7 @@ func newUser(t *testing.T) {
 	u.wantGuest("fc", fc)
 	u.stopAndStart("fc")
 	u.pauseAndResume("fc")
+	u.snapshots("fc")
 	u.crash("fc")
 	u.must("vm", "rm", "--force", "fc")
 	u.sameListing(before)
