@@ -40,25 +40,7 @@ func everything() vmm.Launch {
 	return l
 }
 
-func TestRenderEverything(t *testing.T) {
-	r, err := (&Driver{}).Render(everything())
-	if err != nil {
-		t.Fatal(err)
-	}
-	if got := strings.Join(r.Argv, " "); !strings.Contains(got, " --metadata metadata.json") {
-		t.Errorf("argv is %s", got)
-	}
-	var got, want struct {
-		Drives  []json.RawMessage `json:"drives"`
-		NICs    []json.RawMessage `json:"network-interfaces"`
-		Machine json.RawMessage   `json:"machine-config"`
-		Balloon json.RawMessage   `json:"balloon"`
-		MMDS    json.RawMessage   `json:"mmds-config"`
-	}
-	if err := json.Unmarshal(r.Config, &got); err != nil {
-		t.Fatal(err)
-	}
-	if err := json.Unmarshal([]byte(`{
+const everythingRendered = `{
   "drives": [{
       "drive_id": "rootfs",
       "path_on_host": "rootfs.raw",
@@ -131,7 +113,27 @@ func TestRenderEverything(t *testing.T) {
     "network_interfaces": [
       "eth0"
     ]
-  }}`), &want); err != nil {
+  }}`
+
+func TestRenderEverything(t *testing.T) {
+	r, err := (&Driver{}).Render(everything())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := strings.Join(r.Argv, " "); !strings.Contains(got, " --metadata metadata.json") {
+		t.Errorf("argv is %s", got)
+	}
+	var got, want struct {
+		Drives  []json.RawMessage `json:"drives"`
+		NICs    []json.RawMessage `json:"network-interfaces"`
+		Machine json.RawMessage   `json:"machine-config"`
+		Balloon json.RawMessage   `json:"balloon"`
+		MMDS    json.RawMessage   `json:"mmds-config"`
+	}
+	if err := json.Unmarshal(r.Config, &got); err != nil {
+		t.Fatal(err)
+	}
+	if err := json.Unmarshal([]byte(everythingRendered), &want); err != nil {
 		t.Fatal(err)
 	}
 	if d := cmp.Diff(want, got); d != "" {

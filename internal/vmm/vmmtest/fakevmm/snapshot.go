@@ -102,69 +102,89 @@ func writeTo(path string, flag int, data []byte, size int64) error {
 	return errors.Join(err, f.Sync(), f.Close())
 }
 
+// loadRequest is the body of PUT /snapshot/load.
+type loadRequest struct {
+	State string `json:"snapshot_path"`
+	Mem   struct {
+		Type string `json:"backend_type"`
+		Path string `json:"backend_path"`
+	} `json:"mem_backend"`
+	Track  bool `json:"track_dirty_pages"`
+	Resume bool `json:"resume_vm"`
+	NICs   []struct {
+		ID  string `json:"iface_id"`
+		Tap string `json:"host_dev_name"`
+	} `json:"network_overrides"`
+	Vsock *struct {
+		Path string `json:"uds_path"`
+	} `json:"vsock_override"`
+	Clock bool `json:"clock_realtime"`
+}
+
 // load continues a VM. What fails here ends the process.
 func (m *machine) load(body []byte) error {
-	var r struct {
-		State string `json:"snapshot_path"`
-		Mem   struct {
-			Type string `json:"backend_type"`
-			Path string `json:"backend_path"`
-		} `json:"mem_backend"`
-		Track  bool `json:"track_dirty_pages"`
-		Resume bool `json:"resume_vm"`
-		NICs   []struct {
-			ID  string `json:"iface_id"`
-			Tap string `json:"host_dev_name"`
-		} `json:"network_overrides"`
-		Vsock *struct {
-			Path string `json:"uds_path"`
-		} `json:"vsock_override"`
-		Clock bool `json:"clock_realtime"`
-	}
+	var r loadRequest
 	if err := json.Unmarshal(body, &r); err != nil {
 		return err
 	}
-	fatal := func(format string, args ...any) error {
-		return fatalError{fmt.Errorf("Load snapshot error: Failed to restore from snapshot: "+format, args...)} //nolint:staticcheck // Firecracker's words
+	if err := m.restore(r); err != nil {
+		return fatalError{fmt.Errorf("Load snapshot error: Failed to restore from snapshot: %w", err)} //nolint:staticcheck // Firecracker's words
 	}
+	if r.Resume {
+		m.guest.resume()
+		m.state = "Running"
+	}
+	return nil
+}
+
+func (m *machine) restore(r loadRequest) error {
 	s, err := readState(r.State)
-	if err != nil {
-		return fatal("Failed to get snapshot state from file: %w", err)
+	if err == nil {
+		err = r.override(&s.Config)
 	}
-	c := &s.Config
+	if err != nil {
+		return fmt.Errorf("Failed to get snapshot state from file: %w", err) //nolint:staticcheck // Firecracker's words
+	}
+	var page []byte
+	if s.Config.Machine.HugePages == "2M" {
+		err = errors.New("Cannot restore hugetlbfs backed snapshot by mapping the memory file. Please use uffd.") //nolint:staticcheck,revive // likewise
+	} else {
+		page, err = readMemory(r.Mem.Path, int64(s.Config.Machine.Mem)<<20)
+	}
+	if err == nil {
+		err = m.guest.recall(page)
+	}
+	if err != nil {
+		return fmt.Errorf("Failed to load guest memory: Error creating guest memory from file: %w", err) //nolint:staticcheck // likewise
+	}
+	if r.Clock && !s.Realtime {
+		err = errors.New("Failed to restore microVM state: clock_realtime requested but not present in the snapshot state") //nolint:staticcheck // likewise
+	} else {
+		s.Config.Machine.TrackDirty = r.Track
+		if err = m.resurrect(s); err != nil {
+			err = fmt.Errorf("Failed to restore devices: %w", err) //nolint:staticcheck // likewise
+		}
+	}
+	if err != nil {
+		return fmt.Errorf("Failed to build microVM from snapshot: %w", err) //nolint:staticcheck // likewise
+	}
+	return nil
+}
+
+// override puts the request's names in place of the snapshot's.
+func (r loadRequest) override(c *config) error {
 	for _, o := range r.NICs {
 		i := slices.IndexFunc(c.NICs, func(n nic) bool { return n.ID == o.ID })
 		if i < 0 {
-			return fatal("Failed to get snapshot state from file: Unknown Network Device.")
+			return errors.New("Unknown Network Device.") //nolint:staticcheck,revive // likewise
 		}
 		c.NICs[i].Tap = o.Tap
 	}
 	if r.Vsock != nil {
 		if c.Vsock == nil {
-			return fatal("Failed to get snapshot state from file: Unknown Vsock Device.")
+			return errors.New("Unknown Vsock Device.") //nolint:staticcheck,revive // likewise
 		}
 		c.Vsock.Path = r.Vsock.Path
-	}
-	if c.Machine.HugePages == "2M" {
-		return fatal("Failed to load guest memory: Error creating guest memory from file: Cannot restore hugetlbfs backed snapshot by mapping the memory file. Please use uffd.")
-	}
-	page, err := readMemory(r.Mem.Path, int64(c.Machine.Mem)<<20)
-	if err == nil {
-		err = m.guest.recall(page)
-	}
-	if err != nil {
-		return fatal("Failed to load guest memory: Error creating guest memory from file: %w", err)
-	}
-	if r.Clock && !s.Realtime {
-		return fatal("Failed to build microVM from snapshot: Failed to restore microVM state: clock_realtime requested but not present in the snapshot state")
-	}
-	c.Machine.TrackDirty = r.Track
-	if err := m.resurrect(s); err != nil {
-		return fatal("Failed to build microVM from snapshot: Failed to restore devices: %w", err)
-	}
-	if r.Resume {
-		m.guest.resume()
-		m.state = "Running"
 	}
 	return nil
 }
