@@ -87,8 +87,9 @@ type VMInspect struct {
 	Filesystem VMFilesystem        `json:"filesystem"`
 	Console    VMConsole           `json:"console"`
 	Process    VMProcess           `json:"process"`
-	Guest      *VMGuest            `json:"guest"` // null while the guest's agent does not answer
-	Events     []VMEvent           `json:"events"`
+	Guest      *VMGuest            `json:"guest"`    // null while the guest's agent does not answer
+	Problems   []VMProblem         `json:"problems"` // what it lacks
+	Events     []VMEvent           `json:"events"`   // the last ones
 }
 
 // VMNetworking is how a VM is connected.

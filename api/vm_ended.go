@@ -125,7 +125,7 @@ func (c *core) tryRecordEnd(ctx context.Context, vmID string) error {
 
 // hasEnded reports whether a VM is stored as one that has a VMM, but has none.
 func hasEnded(vm *mvm.VMInstanceItem) bool {
-	return (vm.Status == mvm.StatusRunning || vm.Status == mvm.StatusPaused) && !alive(vm)
+	return runs(vm) && !alive(vm)
 }
 
 // errNotEnded says that somebody else has dealt with the end of a VM.

@@ -216,7 +216,8 @@ func (c *core) end(ctx context.Context, st *store.Store, vm *mvm.VMInstanceItem,
 }
 
 // Remove stops VMs and removes all that belongs to them: process, tap, rules,
-// files, lease and row.
+// files, lease and row. A VM that another command works on, one that is being made
+// say, gives ErrBusy; with Force that command is waited for, up to a minute.
 func (o *VMOperation) Remove(ctx context.Context, in VMInput, opts ...Option) (mvm.Batch[*mvm.VMInstanceItem], error) {
 	progress := options(opts).progress
 	return o.each(ctx, "remove VM", in, func(ctx context.Context, st *store.Store, vm *mvm.VMInstanceItem) error {
@@ -229,6 +230,9 @@ func (o *VMOperation) Remove(ctx context.Context, in VMInput, opts ...Option) (m
 			if err := c.endVM(ctx, st, vm, in, "stopped to be removed"); err != nil {
 				return err
 			}
+		}
+		if in.Force {
+			return c.removeForced(ctx, st, vm)
 		}
 		return c.removeVM(ctx, vm, nil)
 	})

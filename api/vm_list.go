@@ -55,6 +55,7 @@ func (c *core) findVM(ctx context.Context, st *store.Store, selector string) (*m
 		return nil, err
 	}
 	c.observe(ctx, st, vm)
+	c.resupervise(ctx, st, vm)
 	return vm, nil
 }
 
@@ -74,10 +75,7 @@ func (o *VMOperation) Inspect(ctx context.Context, in VMInput) (*VMInspect, erro
 		return nil, err
 	}
 	dir := c.paths.vm(vm.ID)
-	virtual, allocated, err := disk.Sizes(vm.RootfsPath)
-	if err != nil && vm.Status != mvm.StatusStarting {
-		c.notice("the disk of " + vm.Name + " cannot be read: " + err.Error())
-	}
+	virtual, allocated, _ := disk.Sizes(vm.RootfsPath) // problems tells when it is missing
 	out.Filesystem = VMFilesystem{Directory: dir, Rootfs: vm.RootfsPath, Format: diskFormat(vm.RootfsSuffix), SizeBytes: virtual, AllocatedBytes: allocated, Initrd: filepath.Join(dir, seedName)}
 	if vm.Image != nil {
 		out.Filesystem.BaseImage = c.paths.abs(vm.Image.Path)
@@ -91,6 +89,9 @@ func (o *VMOperation) Inspect(ctx context.Context, in VMInput) (*VMInspect, erro
 	}
 	taps, err := c.net.Taps(ctx)
 	if err != nil {
+		return nil, err
+	}
+	if out.Problems, err = c.problems(ctx, vm, taps); err != nil {
 		return nil, err
 	}
 	for _, t := range taps {

@@ -417,37 +417,44 @@ func TestStartDetached(t *testing.T) {
 	}
 }
 
-// How a process ended that is nobody's child of ours is told where the kernel can.
+// How a process ended that is nobody's child of ours is told, whether its parent has
+// reaped it or not.
 func TestWaitStatus(t *testing.T) {
 	for _, tc := range []struct {
-		script string
-		want   unix.WaitStatus
-	}{{"read x; exit 7", 7 << 8}, {"read x; kill -KILL $$", 9}} {
-		r, w, err := os.Pipe()
-		if err != nil {
-			t.Fatal(err)
-		}
-		p, id, err := StartDetached(Spec{Path: "/bin/sh", Args: []string{"-c", tc.script}, Stdin: r})
-		_ = r.Close()
-		if err != nil {
-			t.Fatal(err)
-		}
-		go func() { _, _ = p.Wait() }()
-		type result struct {
-			status unix.WaitStatus
-			known  bool
-			err    error
-		}
-		done := make(chan result)
-		go func() {
+		name, script string
+		reap         bool
+		want         unix.WaitStatus
+	}{
+		{"exit", "read x; exit 7", true, 7 << 8}, {"signal", "read x; kill -KILL $$", true, 9},
+		{"exit, not reaped", "read x; exit 7", false, 7 << 8}, {"signal, not reaped", "read x; kill -KILL $$", false, 9},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			r, w, err := os.Pipe()
+			if err != nil {
+				t.Fatal(err)
+			}
+			p, id, err := StartDetached(Spec{Path: "/bin/sh", Args: []string{"-c", tc.script}, Stdin: r})
+			_ = r.Close()
+			if err != nil {
+				t.Fatal(err)
+			}
+			reaped := make(chan struct{})
+			reap := func() { _, _ = p.Wait(); close(reaped) }
+			if tc.reap {
+				go reap()
+			}
+			time.AfterFunc(50*time.Millisecond, func() { _ = w.Close() }) // while it is waited for
 			status, known, err := WaitStatus(within(t), id)
-			done <- result{status, known, err}
-		}()
-		_ = w.Close() // it may end before it is looked at: then nobody knows
-		got := <-done
-		if got.err != nil || got.known && got.status != tc.want {
-			t.Errorf("%s: %+v, want %d", tc.script, got, tc.want)
-		}
-		t.Logf("%s: known %v", tc.script, got.known)
+			if err != nil || known && status != tc.want || !known && !tc.reap {
+				t.Errorf("%v, %v, %v; want %v", status, known, err, tc.want)
+			}
+			if !known {
+				t.Log("this kernel does not tell of one that was reaped")
+			}
+			if !tc.reap {
+				reap()
+			}
+			<-reaped
+		})
 	}
 }

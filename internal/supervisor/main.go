@@ -22,7 +22,8 @@ import (
 )
 
 // Main is the supervisor. args are the token, which only marks the process, and
-// the VM's directory. It returns the exit status of the process.
+// the VM's directory, and to take over a VMM that runs, its identity. It returns
+// the exit status of the process.
 func Main(args []string) int {
 	// A VM's own small process: its memory counts for each VM.
 	runtime.GOMAXPROCS(1)
@@ -34,12 +35,12 @@ func Main(args []string) int {
 	relay := make(chan os.Signal, 8)
 	signal.Notify(relay, syscall.SIGUSR1, syscall.SIGUSR2)
 	out := os.NewFile(reportFD, "report")
-	if out == nil || len(args) != 2 {
+	if out == nil || len(args) < 2 {
 		return 2
 	}
 	syscall.CloseOnExec(reportFD)
 	proc.CloseInherited(reportFD)
-	v, err := start(args[1])
+	v, err := begin(args[1], args[2:])
 	rep := report{}
 	if err != nil {
 		rep.Error = err.Error()
@@ -58,7 +59,8 @@ func Main(args []string) int {
 // supervised is the VMM and what the supervisor does for it.
 type supervised struct {
 	spec    Spec
-	process *os.Process
+	lock    *fsx.Lock   // of the only supervisor of the VM
+	process *os.Process // nil when another supervisor has started it
 	id      proc.Identity
 	console *console
 	log     boundedLog // of the VMM
@@ -66,8 +68,11 @@ type supervised struct {
 	pipes   []*logPipe
 }
 
-func start(dir string) (*supervised, error) {
-	data, err := os.ReadFile(filepath.Join(dir, specFile))
+// begin reads what is to be done, and starts the VMM or takes over the one that
+// runs.
+func begin(dir string, running []string) (*supervised, error) {
+	path := filepath.Join(dir, specFile)
+	data, err := os.ReadFile(path)
 	if err != nil {
 		return nil, err
 	}
@@ -75,28 +80,41 @@ func start(dir string) (*supervised, error) {
 	if err := json.Unmarshal(data, &v.spec); err != nil {
 		return nil, err
 	}
+	if v.lock, err = fsx.TryLock(path); err != nil {
+		return nil, fmt.Errorf("take over the VM: %w", err)
+	}
+	if len(running) > 0 {
+		return v, v.adopt(running[0])
+	}
+	return v, v.start()
+}
+
+func (v *supervised) start() error {
 	s := v.spec
 	if err := v.prepare(); err != nil {
-		return nil, err
+		return err
+	}
+	if err := v.log.restart(); err != nil { // it is that of the last run
+		return fmt.Errorf("clear the VMM's log: %w", err)
 	}
 	ends, err := openVMMEnds(s.Dir)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	defer ends.close()
 	v.process, v.id, err = startVMM(proc.Spec{Path: s.Argv[0], Args: s.Argv[1:], Dir: s.Dir, Env: s.Env, Stdin: ends.stdin, Stdout: ends.stdout, Stderr: ends.stderr}, s.Jail)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	if err := ends.setNonblock(); err != nil {
-		return nil, errors.Join(err, v.process.Kill())
+		return errors.Join(err, v.process.Kill())
 	}
 	if s.PIDFile != "" {
 		if err := fsx.WriteFile(s.PIDFile, []byte(strconv.Itoa(v.id.PID)+"\n"), 0o600); err != nil {
-			return nil, errors.Join(err, v.process.Kill())
+			return errors.Join(err, v.process.Kill())
 		}
 	}
-	return v, nil
+	return nil
 }
 
 // prepare makes what the VMM will print to.
@@ -107,9 +125,6 @@ func (v *supervised) prepare() error {
 	v.log.path = v.spec.Log
 	if err := v.log.open(); err != nil {
 		return fmt.Errorf("open the VMM's log: %w", err)
-	}
-	if err := v.log.restart(); err != nil { // it is that of the last run
-		return fmt.Errorf("clear the VMM's log: %w", err)
 	}
 	for _, p := range v.spec.Pipes {
 		pipe, err := newLogPipe(p)
@@ -153,7 +168,7 @@ func (v *supervised) run(relay <-chan os.Signal) int {
 	if v.spec.MuxDevice != "" {
 		go serveMux(ctx, v.spec.MuxDevice, v.spec.MuxSocket, func() { idle.Reset(settled) })
 	}
-	state, err := v.process.Wait()
+	exit := v.wait()
 	cancel()
 	v.stderr.finish()
 	v.log.close()
@@ -161,14 +176,10 @@ func (v *supervised) run(relay <-chan os.Signal) int {
 		p.finish()
 	}
 	v.console.finish()
-	exit := vmm.Exit{At: time.Now().UTC(), Code: -1}
-	if err == nil {
-		describe(&exit, state)
-	}
 	if exit.Code != 0 && exit.Reason == "" {
 		exit.Reason = lastLine(v.spec.Log)
 	}
-	err = v.leave(exit)
+	err := v.leave(exit)
 	v.notify()
 	v.console.waitViewers()
 	if err != nil {
@@ -200,14 +211,33 @@ func (v *supervised) leave(exit vmm.Exit) error {
 	return err
 }
 
+// wait returns how the VMM ended.
+func (v *supervised) wait() vmm.Exit {
+	exit := vmm.Exit{Code: -1}
+	if v.process != nil {
+		if state, err := v.process.Wait(); err == nil {
+			if status, ok := state.Sys().(syscall.WaitStatus); ok {
+				describe(&exit, status)
+			}
+		}
+	} else {
+		status, known, _ := proc.WaitStatus(context.Background(), v.id)
+		exit.Reason = "its exit status went to nobody: the supervisor that had started it was gone"
+		if known {
+			exit.Reason = ""
+			describe(&exit, syscall.WaitStatus(status))
+		}
+	}
+	exit.At = time.Now().UTC()
+	return exit
+}
+
 // describe fills in how a process ended; a signal counts as 128 and its number,
 // as shells have it.
-func describe(e *vmm.Exit, state *os.ProcessState) {
-	e.Code = state.ExitCode()
-	ws, ok := state.Sys().(syscall.WaitStatus)
-	if !ok || !ws.Signaled() {
-		return
+func describe(e *vmm.Exit, status syscall.WaitStatus) {
+	e.Code = status.ExitStatus()
+	if status.Signaled() {
+		e.Code, e.Signal = 128+int(status.Signal()), unix.SignalName(status.Signal())
+		e.Reason = "the VMM was ended by " + e.Signal
 	}
-	e.Code, e.Signal = 128+int(ws.Signal()), unix.SignalName(ws.Signal())
-	e.Reason = "the VMM was ended by " + e.Signal
 }

@@ -99,30 +99,40 @@ func Spawn(ctx context.Context, l Launcher, s Spec) (Started, error) {
 	if err := fsx.WriteFile(filepath.Join(s.Dir, specFile), data, 0o600); err != nil {
 		return Started{}, mvm.Errorf(mvm.ErrUnavailable, "cannot write the supervisor's task: %w", err)
 	}
-	r, w, err := os.Pipe()
-	if err != nil {
-		return Started{}, mvm.Errorf(mvm.ErrUnavailable, "cannot make a pipe: %w", err)
-	}
-	defer func() { _ = r.Close() }()
-	p, self, err := proc.StartDetached(proc.Spec{
-		Path: l.Exe, Args: append(append([]string{}, l.Args...), Command, Token(s.ID), s.Dir), Dir: s.Dir,
-		Env: childEnv(), ExtraFiles: []*os.File{w},
-	})
-	_ = w.Close()
-	if err != nil {
-		return Started{}, mvm.Errorf(mvm.ErrUnavailable, "cannot start the supervisor: %w", err)
-	}
-	go func() { _, _ = p.Wait() }() // no zombie while we live; it ends much later
-	rep, err := readReport(ctx, r)
+	started, self, err := l.execute(ctx, s.ID, s.Dir)
 	if err == nil {
-		return rep.Started, nil
+		return started, nil
 	}
 	undo, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
 	defer cancel()
 	for _, p := range s.Pipes {
 		defer func() { _ = os.Remove(p.FIFO) }()
 	}
-	return Started{}, errors.Join(err, proc.Kill(undo, self, 0), End(undo, s.ID, 0), clear(s.Dir))
+	if self.PID > 0 {
+		err = errors.Join(err, proc.Kill(undo, self, 0))
+	}
+	return Started{}, errors.Join(err, End(undo, s.ID, 0), clear(s.Dir))
+}
+
+// execute starts a supervisor, self, and returns what it reports. An error leaves
+// it to its own end.
+func (l Launcher) execute(ctx context.Context, vmID, dir string, more ...string) (started Started, self proc.Identity, err error) {
+	r, w, err := os.Pipe()
+	if err != nil {
+		return started, self, mvm.Errorf(mvm.ErrUnavailable, "cannot make a pipe: %w", err)
+	}
+	defer func() { _ = r.Close() }()
+	p, self, err := proc.StartDetached(proc.Spec{
+		Path: l.Exe, Args: slices.Concat(l.Args, []string{Command, Token(vmID), dir}, more), Dir: dir,
+		Env: childEnv(), ExtraFiles: []*os.File{w},
+	})
+	_ = w.Close()
+	if err != nil {
+		return started, self, mvm.Errorf(mvm.ErrUnavailable, "cannot start the supervisor: %w", err)
+	}
+	go func() { _, _ = p.Wait() }() // no zombie while we live; it ends much later
+	rep, err := readReport(ctx, r)
+	return rep.Started, self, err
 }
 
 // childEnv is what a supervisor needs of the environment: where programs are,
