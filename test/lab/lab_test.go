@@ -42,11 +42,20 @@ const tailLines = 40
 // busybox is the static one: there is no C library in the lab.
 const busybox = "/bin/busybox"
 
-// labInit is /init of the lab guest. It says how the tests ended in a line of
-// its own, because QEMU's exit status does not.
-const labInit = `#!/bin/busybox sh
+// labRoot is /init of the lab guest. It makes the root directory a mount like any
+// other: out of the initramfs as it is nothing can pivot, as the jailer does.
+const labRoot = `#!/bin/busybox sh
 /bin/busybox --install -s /bin
 export PATH=/bin HOME=/tmp
+mount -o bind / /top
+cd /top
+mount -o move . /
+exec chroot . /lab/init
+`
+
+// labInit says how the tests ended in a line of its own, because QEMU's exit
+// status does not.
+const labInit = `#!/bin/sh
 mount -t proc proc /proc
 mount -t sysfs sys /sys
 mount -t devtmpfs dev /dev
@@ -64,7 +73,18 @@ poweroff -f
 `
 
 // TestFirecrackerSuite runs the driver's own tests and the conformance suite.
-func TestFirecrackerSuite(t *testing.T) {
+func TestFirecrackerSuite(t *testing.T) { suite(t, "^TestReal(Conformance)?$") }
+
+// TestFirecrackerSuiteJailed does so in jails that the real jailer makes.
+func TestFirecrackerSuiteJailed(t *testing.T) {
+	if jailer() == "" {
+		t.Skip("there is no jailer beside Firecracker")
+	}
+	suite(t, "^TestRealJailed(Conformance)?$")
+}
+
+func suite(t *testing.T, tests string) {
+	t.Helper()
 	l := newLab(t)
 	test := filepath.Join(l.dir, "firecracker.test")
 	compile(l.ctx, t, test, "internal/vmm/firecracker")
@@ -74,8 +94,17 @@ func TestFirecrackerSuite(t *testing.T) {
 		modules: []string{"kvm_amd", "tun", "vhost_vsock"},
 		files:   map[string]string{"/lab/vmlinux": l.vmlinux, "/lab/initrd": nested, "/lab/test": test},
 		script: "for n in 0 1 2; do tunctl -t lab$n && ip link set lab$n up; done\necho 140 >/proc/sys/vm/nr_hugepages\nMVM_TEST_FIRECRACKER=/bin/firecracker MVM_TEST_KERNEL=/lab/vmlinux MVM_TEST_INITRD=/lab/initrd " +
-			"MVM_TEST_TAPS=\"lab0 lab1 lab2\" MVM_TEST_REQUIRE=root,kvm,firecracker /lab/test -test.v -test.count=1 -test.run Real -test.timeout 12m",
+			"MVM_TEST_TAPS=\"lab0 lab1 lab2\" MVM_TEST_REQUIRE=root,kvm,firecracker /lab/test -test.v -test.count=1 -test.run '" + tests + "' -test.timeout 12m",
 	})
+}
+
+// jailer is the real jailer, beside the real Firecracker; "" when there is none.
+func jailer() string {
+	path := filepath.Join(filepath.Dir(os.Getenv(testenv.FirecrackerVariable)), "jailer")
+	if _, err := os.Stat(path); err != nil {
+		return ""
+	}
+	return path
 }
 
 // lab is what every run needs.
@@ -115,6 +144,9 @@ func (l *lab) run(t *testing.T, g guest) {
 	t.Helper()
 	initrd := filepath.Join(l.dir, "lab.cpio")
 	g.files["/bin/firecracker"] = os.Getenv(testenv.FirecrackerVariable)
+	if path := jailer(); path != "" { // without it nothing is jailed
+		g.files["/bin/jailer"] = path
+	}
 	labInitrd(t, initrd, g, l.modules)
 	for n := 1; ; n++ {
 		console, err := l.boot(t, initrd, g.disk)
@@ -239,11 +271,13 @@ func labInitrd(t *testing.T, dest string, g guest, modules string) {
 	t.Helper()
 	script := fmt.Sprintf(labInit, g.script)
 	archive(t, dest, func(w *initramfs.Writer) {
-		for _, dir := range []string{"/bin", "/dev", "/proc", "/sys", "/tmp", "/lab"} {
+		for _, dir := range []string{"/bin", "/dev", "/proc", "/sys", "/tmp", "/top", "/lab"} {
 			w.Dir(dir, 0o755)
 		}
 		w.CharDevice("/dev/console", 0o600, 5, 1)
-		w.File("/init", 0o755, int64(len(script)), strings.NewReader(script))
+		for name, text := range map[string]string{"/init": labRoot, "/lab/init": script} {
+			w.File(name, 0o755, int64(len(text)), strings.NewReader(text))
+		}
 		addFile(t, w, "/bin/busybox", busybox)
 		for name, path := range g.files {
 			addFile(t, w, name, path)

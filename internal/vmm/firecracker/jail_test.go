@@ -45,8 +45,8 @@ func realJailer(t *testing.T) string {
 	return jailer
 }
 
-// fakeInRealJail is the fake in a jail that the real jailer makes.
-func fakeInRealJail(t *testing.T) bench {
+// fakeByTheJailer is the fake in a jail that the real jailer makes.
+func fakeByTheJailer(t *testing.T) bench {
 	jailer := realJailer(t)
 	if fakevmm.Dynamic() {
 		t.Skip("the test binary has libraries, which it would miss in a jail: build it with CGO_ENABLED=0")
@@ -62,9 +62,9 @@ func realJailedBench(t *testing.T) bench {
 	return b
 }
 
-func TestFakeJailed(t *testing.T)     { jailedBench(t); suite(t, jailedBench) }
-func TestFakeInRealJail(t *testing.T) { fakeInRealJail(t); suite(t, fakeInRealJail) }
-func TestRealJailed(t *testing.T)     { realJailedBench(t); suite(t, realJailedBench) }
+func TestFakeJailed(t *testing.T)      { jailedBench(t); suite(t, jailedBench) }
+func TestFakeByTheJailer(t *testing.T) { fakeByTheJailer(t); suite(t, fakeByTheJailer) }
+func TestRealJailed(t *testing.T)      { realJailedBench(t); suite(t, realJailedBench) }
 
 func TestFakeJailedConformance(t *testing.T) {
 	jailedBench(t)
@@ -72,10 +72,10 @@ func TestFakeJailedConformance(t *testing.T) {
 	vmmtest.Run(t, func(t *testing.T) vmmtest.Fixture { return jailedBench(t).fixture(t, kvm) })
 }
 
-func TestFakeInRealJailConformance(t *testing.T) {
-	fakeInRealJail(t)
+func TestFakeByTheJailerConformance(t *testing.T) {
+	fakeByTheJailer(t)
 	kvm := func() host.KVM { return host.KVM{Usable: true} }
-	vmmtest.Run(t, func(t *testing.T) vmmtest.Fixture { return fakeInRealJail(t).fixture(t, kvm) })
+	vmmtest.Run(t, func(t *testing.T) vmmtest.Fixture { return fakeByTheJailer(t).fixture(t, kvm) })
 }
 
 func TestRealJailedConformance(t *testing.T) {
