@@ -40,11 +40,13 @@ func newUser(t *testing.T) {
 	if fc.Filesystem.Format != "raw" || !fc.Networking.TapUp {
 		t.Errorf("inspect shows %+v, %+v", fc.Filesystem, fc.Networking)
 	}
+	u.wantJail(fc, jailer() != "")
 	u.wantGuest("fc", fc)
 	u.stopAndStart("fc")
 	u.pauseAndResume("fc")
 	u.snapshots("fc")
 	u.crash("fc")
+	u.wantJail(u.inspect("fc"), jailer() != "")
 	u.must("vm", "rm", "--force", "fc")
 	u.sameListing(before)
 
@@ -163,12 +165,13 @@ func (u user) crash(name string) {
 	}
 }
 
-// byMMIO starts a VM without PCI, with what else Firecracker has, by name, and
-// removes it politely.
+// byMMIO starts a VM without PCI and without a jail, with what else Firecracker has,
+// by name, and removes it politely.
 func (u user) byMMIO() {
 	u.t.Helper()
 	u.must("vm", "create", "mmio", "--hypervisor", "firecracker", "--image", "tiny", "--mem", "128", "--vcpu", "2", "--no-pci",
-		"--enable-logging", "--enable-metrics", "--wait")
+		"--enable-logging", "--enable-metrics", "--no-jailer", "--wait")
+	u.wantJail(u.inspect("mmio"), false)
 	if got := u.ssh("mmio", "nproc; ls /sys/bus/pci/devices 2>/dev/null | wc -l"); got != "2\n0" {
 		u.t.Errorf("the guest has %q vCPUs and PCI devices", got)
 	}
@@ -197,7 +200,13 @@ type inspected struct {
 	Process    struct {
 		PID           int `json:"pid"`
 		SupervisorPID int `json:"supervisor_pid"`
-		Argv          []string
+		Jailed        bool
+		Jail          *struct {
+			UID              int
+			Root             string
+			Cgroups, Without []string
+		}
+		Argv []string
 	} `json:"process"`
 }
 
@@ -310,6 +319,18 @@ func (u user) listing() []string {
 	for _, f := range files {
 		all = append(all, "file "+f)
 	}
+	cgroups, err := filepath.Glob("/sys/fs/cgroup/mvm*")
+	if err != nil {
+		u.t.Fatal(err)
+	}
+	for _, c := range cgroups {
+		all = append(all, "cgroup "+c)
+	}
+	mounts, err := os.ReadFile("/proc/mounts")
+	if err != nil {
+		u.t.Fatal(err)
+	}
+	all = append(all, "mounts "+string(mounts))
 	slices.Sort(all)
 	return all
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"strings"
 
 	"github.com/mvmctl/mvm/internal/supervisor"
 	"github.com/mvmctl/mvm/internal/vmm"
@@ -50,4 +51,18 @@ func resolveJail(l vmm.Launch) (vmm.Launch, error) {
 	}
 	l.Binary = path
 	return l, err
+}
+
+// jailerSaid returns why the jailer failed: it says so for people, and then once
+// more for its programmers. "" where it was not the jailer.
+func (m *machine) jailerSaid() string {
+	if m.handle.Jail == nil {
+		return ""
+	}
+	data, err := os.ReadFile(filepath.Join(m.handle.Dir, stderrFile))
+	first, second, two := strings.Cut(strings.TrimSpace(string(data)), "\n")
+	if err != nil || !two || strings.HasPrefix(first, "Error: ") || !strings.HasPrefix(second, "Error: ") || strings.Contains(second, "\n") {
+		return ""
+	}
+	return "the jailer: " + first
 }

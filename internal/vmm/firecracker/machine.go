@@ -92,6 +92,9 @@ func (m *machine) Wait(ctx context.Context) (vmm.Exit, error) {
 	exit, err := vmm.WaitExit(ctx, m.handle)
 	if err == nil {
 		exit.Reason = reason(exit.Code, exit.Reason)
+		if said := m.jailerSaid(); exit.Code == 1 && said != "" {
+			exit.Reason = said
+		}
 	}
 	return exit, err
 }
