@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	"github.com/mvmctl/mvm"
+	"github.com/mvmctl/mvm/internal/testenv"
 )
 
 // deeds are what commands in a hosted world can do to the VM "web".
@@ -68,10 +69,20 @@ var plans = []struct {
 // world as it began or as it was asked for. Which steps there are is asked of the
 // plan itself.
 func TestEveryStepOfEveryPlan(t *testing.T) {
+	everyStep(t, newHosted, "error", "cancel", "kill")
+}
+
+// So it is with VMs in jails, of which the jail is a part of the world.
+func TestEveryStepOfEveryPlanJailed(t *testing.T) {
+	testenv.Require(t, "root", "netns")
+	everyStep(t, newJailedHosted, "kill")
+}
+
+func everyStep(t *testing.T, world func(*testing.T) *hosted, actions ...string) {
 	for _, p := range plans {
 		t.Run(p.deed, func(t *testing.T) {
 			t.Parallel()
-			w := newHosted(t)
+			w := world(t)
 			w.must("create other")
 			begin := func() {
 				for _, deed := range p.first {
@@ -94,7 +105,7 @@ func TestEveryStepOfEveryPlan(t *testing.T) {
 			last := "error:" + p.kinds[len(p.kinds)-1] + ":commit:before"
 			var faults []string
 			for _, point := range points {
-				for _, action := range []string{"error", "cancel", "kill"} {
+				for _, action := range actions {
 					if testing.Short() && action == "error" {
 						continue // as cancel, but for the message
 					}

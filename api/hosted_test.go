@@ -10,7 +10,9 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -20,6 +22,7 @@ import (
 	"github.com/mvmctl/mvm/internal/op"
 	"github.com/mvmctl/mvm/internal/proc"
 	"github.com/mvmctl/mvm/internal/supervisor"
+	"github.com/mvmctl/mvm/internal/testenv"
 	"github.com/mvmctl/mvm/internal/vmm"
 	"github.com/mvmctl/mvm/internal/vmm/firecracker"
 	"github.com/mvmctl/mvm/internal/vmm/vmmtest"
@@ -65,10 +68,59 @@ const (
 
 func newHosted(t *testing.T) *hosted {
 	t.Helper()
+	return hostedWith(t, fakevmm.Install(t))
+}
+
+// newJailedHosted is one whose VMMs run in jails that the jailer's double makes.
+func newJailedHosted(t *testing.T) *hosted {
+	t.Helper()
+	testenv.Require(t, "root", "netns")
+	before := cgroups(t)
+	t.Cleanup(func() {
+		for _, dir := range cgroups(t) {
+			if slices.Contains(before, dir) {
+				continue
+			}
+			eventually(t, "the cgroup "+dir+" is gone, or that of another test", func() bool {
+				procs, err := os.ReadFile(filepath.Join(dir, "cgroup.procs"))
+				return err != nil || len(procs) > 0
+			})
+		}
+	})
+	program, _ := fakevmm.InstallJailed(t)
+	w := hostedWith(t, program)
+	t.Cleanup(func() { // of the VMs that are left in the end; those that were removed have to have none
+		dirs, _ := filepath.Glob(filepath.Join(w.dir, worldCache, "vms", "*"))
+		for _, dir := range dirs {
+			id := filepath.Base(dir)
+			if err := errors.Join(supervisor.End(context.Background(), id, 0), firecracker.Unjail(context.Background(), dir, id)); err != nil {
+				t.Error(err)
+			}
+		}
+	})
+	return w
+}
+
+// cgroups are those of jailed VMs.
+func cgroups(t *testing.T) []string {
+	t.Helper()
+	var all []string
+	for _, pattern := range []string{"/sys/fs/cgroup/mvm/mvm-*", "/sys/fs/cgroup/*/mvm/mvm-*"} {
+		found, err := filepath.Glob(pattern)
+		if err != nil {
+			t.Fatal(err)
+		}
+		all = append(all, found...)
+	}
+	return all
+}
+
+func hostedWith(t *testing.T, program string) *hosted {
+	t.Helper()
 	w := &hosted{t: t, dir: t.TempDir()}
 	w.net = &nettest.Fake{File: filepath.Join(w.dir, worldNet)}
 	err := errors.Join(
-		os.Symlink(fakevmm.Install(t), filepath.Join(w.dir, worldVMM)),
+		os.Symlink(program, filepath.Join(w.dir, worldVMM)),
 		os.Symlink(vmmtest.TinyGuest(t, false), filepath.Join(w.dir, worldAgent)),
 		os.Mkdir(filepath.Join(w.dir, worldCache), 0o700))
 	if err != nil {
@@ -160,9 +212,15 @@ type process struct {
 // processes are all that have the world's directory in their command line, and so
 // all that its commands have started.
 func (w *hosted) processes() []process {
-	found, err := proc.FindByArg(w.dir)
-	if err != nil {
+	found, err1 := proc.FindByArg(w.dir)
+	jailed, err2 := proc.FindByArg("/firecracker\x00--id\x00") // which do not know where they are
+	if err := errors.Join(err1, err2); err != nil {
 		w.t.Fatal(err)
+	}
+	for _, id := range jailed {
+		if mounts, err := os.ReadFile("/proc/" + strconv.Itoa(id.PID) + "/mountinfo"); err == nil && strings.Contains(string(mounts), w.dir) && !slices.Contains(found, id) {
+			found = append(found, id)
+		}
 	}
 	var out []process
 	for _, id := range found {
@@ -200,6 +258,7 @@ func (w *hosted) listing() []string {
 		names = append(names, v.ID, "<"+v.Name+">", v.TapDevice, "<tap of "+v.Name+">")
 		add("vm %s %s %s pid=%v handle=%v reason=%q restart=%v volumes=%v", v.Name, v.Status, v.IPv4, v.PID > 0, len(v.Handle) > 0, v.StatusReason, v.Options.RestartAt != "", v.VolumeIDs)
 		add("state of %s %s", v.Name, w.observed(m, v))
+		add("jail of %s %v, %d cgroups, disk of user %v", v.Name, v.Options.Jailed, len(w.cgroupsOf(v)), w.owner(v) == v.Options.JailUID)
 	}
 	for _, n := range nets {
 		leases, err := st.ListLeases(ctx, n.ID)
@@ -229,6 +288,19 @@ func (w *hosted) listing() []string {
 	}
 	slices.Sort(lines)
 	return lines
+}
+
+func (w *hosted) cgroupsOf(v *mvm.VMInstanceItem) []string {
+	return slices.DeleteFunc(cgroups(w.t), func(dir string) bool { return filepath.Base(dir) != supervisor.Token(v.ID) })
+}
+
+// owner is whose a VM's disk is; -1 when there is none.
+func (w *hosted) owner(v *mvm.VMInstanceItem) int {
+	st, err := os.Stat(v.RootfsPath)
+	if err != nil {
+		return -1
+	}
+	return int(st.Sys().(*syscall.Stat_t).Uid)
 }
 
 // observed is what the VMM of a VM says.

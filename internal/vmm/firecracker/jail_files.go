@@ -319,15 +319,14 @@ func copyIn(ctx context.Context, from, to string, b ledger) error {
 // root directory, and the VM's user as an owner of files. id is the VM's, dir its
 // directory. What is not there is fine.
 func Unjail(ctx context.Context, dir, id string) error {
+	// Its cgroups may be all that is left: a VM's directory can be removed before.
+	err := removeCgroups(ctx, id)
 	jail := filepath.Join(dir, jailDir)
-	if _, err := os.Lstat(jail); errors.Is(err, fs.ErrNotExist) {
-		return nil // it is made first and removed last
-	}
-	b, err := readLedger(dir)
-	if err != nil {
+	if _, gone := os.Lstat(jail); errors.Is(gone, fs.ErrNotExist) {
 		return err
 	}
-	errs := []error{removeCgroups(ctx, id)}
+	b, ledgerErr := readLedger(dir)
+	errs := []error{err, ledgerErr}
 	for _, t := range b.Loans {
 		errs = append(errs, b.giveBack(t))
 	}
