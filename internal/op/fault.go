@@ -3,6 +3,7 @@ package op
 import (
 	"context"
 	"os"
+	"runtime"
 	"strconv"
 	"strings"
 
@@ -107,7 +108,9 @@ func (f fault) fire(opKind, when string, cancel context.CancelFunc) error {
 		_ = unix.Kill(os.Getpid(), unix.SIGKILL)
 		select {} // until the signal arrives
 	case "stop":
-		_ = unix.Kill(os.Getpid(), unix.SIGSTOP)
+		runtime.LockOSThread() // this very thread stands still, before it does anything more
+		_ = unix.Tgkill(os.Getpid(), unix.Gettid(), unix.SIGSTOP)
+		runtime.UnlockOSThread()
 		return nil
 	case "cancel":
 		cancel()
