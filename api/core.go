@@ -87,6 +87,7 @@ func (c *core) open(ctx context.Context) (*store.Store, error) {
 		c.st, c.journal = nil, nil
 		return nil, err
 	}
+	c.sweep(ctx, st)
 	return st, nil
 }
 

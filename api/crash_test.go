@@ -2,6 +2,7 @@ package api
 
 import (
 	"context"
+	"errors"
 	"os"
 	"path/filepath"
 	"slices"
@@ -34,10 +35,39 @@ var deeds = map[string]func(context.Context, *Client) error{
 	"stop":   verb(func(m *Client) batchVerb { return m.VM.Stop }),
 	"pause":  verb(func(m *Client) batchVerb { return m.VM.Pause }),
 	"resume": verb(func(m *Client) batchVerb { return m.VM.Resume }),
+	"snapshot": func(ctx context.Context, m *Client) error {
+		_, err := m.Snapshot.Create(ctx, SnapshotCreateInput{VM: "web", Name: "kept"})
+		return err
+	},
+	"snapshot to files": func(ctx context.Context, m *Client) error {
+		mem, state := outFiles(m)
+		if err := os.MkdirAll(filepath.Dir(mem), 0o700); err != nil {
+			return err
+		}
+		_, err := m.VM.Snapshot(ctx, VMInput{Identifiers: []string{"web"}}, mem, state)
+		return err
+	},
+	"load": func(ctx context.Context, m *Client) error {
+		mem, state := outFiles(m)
+		_, err := m.VM.LoadSnapshot(ctx, VMInput{Identifiers: []string{"web"}}, mem, state, true)
+		return err
+	},
+	"rm all": func(ctx context.Context, m *Client) error {
+		mem, _ := outFiles(m)
+		_, _ = m.Snapshot.Remove(ctx, SnapshotInput{[]string{"kept"}})
+		_, err := m.VM.Remove(ctx, VMInput{Identifiers: []string{"web"}, Force: true})
+		return errors.Join(os.RemoveAll(filepath.Dir(mem)), err)
+	},
 	"rm": func(ctx context.Context, m *Client) error {
 		_, err := m.VM.Remove(ctx, VMInput{Identifiers: []string{"web"}, Force: true})
 		return err
 	},
+}
+
+// outFiles are where a snapshot goes that is not kept in the cache; the listing of a
+// world has them.
+func outFiles(m *Client) (mem, state string) {
+	return filepath.Join(m.CacheDir(), "out", "mem"), filepath.Join(m.CacheDir(), "out", "state")
 }
 
 type batchVerb = func(context.Context, VMInput, ...Option) (mvm.Batch[*mvm.VMInstanceItem], error)
@@ -61,6 +91,9 @@ var plans = []struct {
 	{"stop", []string{"vm.stop"}, []string{"create"}},
 	{"pause", []string{"vm.pause"}, []string{"create"}},
 	{"resume", []string{"vm.resume"}, []string{"create", "pause"}},
+	{"snapshot", []string{opSnapshot}, []string{"create"}},
+	{"snapshot to files", []string{opSnapshot}, []string{"create"}},
+	{"load", []string{opLoad}, []string{"create", "snapshot to files", "stop"}},
 	{"rm", []string{opRemove}, []string{"create"}},
 }
 
@@ -95,7 +128,7 @@ func everyStep(t *testing.T, world func(*testing.T) *hosted, actions ...string) 
 			after := w.settled()
 			again := func() {
 				if !slices.Equal(before, after) || p.deed != "rm" {
-					_ = w.run("", "rm")
+					_ = w.run("", "rm all")
 				}
 				begin()
 				w.becomes("the beginning once more", before)

@@ -254,6 +254,14 @@ func (w *hosted) listing() []string {
 		w.t.Fatal(err)
 	}
 	var names []string // what is chosen anew, and what stands for it
+	snapshots, err := st.ListSnapshots(ctx)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	for _, s := range snapshots {
+		names = append(names, s.ID, "<"+s.Name+">")
+		add("snapshot %s of %s in %s", s.Name, s.VMName, s.Path)
+	}
 	for _, v := range vms {
 		names = append(names, v.ID, "<"+v.Name+">", v.TapDevice, "<tap of "+v.Name+">")
 		add("vm %s %s %s pid=%v handle=%v reason=%q restart=%v volumes=%v", v.Name, v.Status, v.IPv4, v.PID > 0, len(v.Handle) > 0, v.StatusReason, v.Options.RestartAt != "", v.VolumeIDs)
@@ -322,7 +330,7 @@ var anew = []string{vmm.ExitFile, "supervisor.json", "firecracker.json", "firecr
 func (w *hosted) files() []string {
 	var out []string
 	root := filepath.Join(w.dir, worldCache)
-	for _, part := range []string{"vms", "ops", "volumes", "snapshots"} {
+	for _, part := range []string{"vms", "ops", "volumes", "snapshots", "out"} {
 		err := filepath.WalkDir(filepath.Join(root, part), func(path string, d fs.DirEntry, err error) error {
 			switch {
 			case errors.Is(err, fs.ErrNotExist):

@@ -11,7 +11,6 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
-	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -404,38 +403,79 @@ func (s *snapDisksStep) Apply(ctx context.Context) error {
 
 func (s *snapDisksStep) Revert(context.Context) error { return nil }
 
-// publishStep gives files their names. None of these may be taken: rename(2) with
-// RENAME_NOREPLACE decides.
+// publishStep gives a snapshot that was written under names of ours those that the
+// user chose. None of them may be taken: rename(2) with RENAME_NOREPLACE decides.
+// The directory goes first, with a note of which files follow: by that Revert knows
+// what is ours, whatever else was taken back before.
 type publishStep struct {
-	Moves [][2]string `json:"moves"` // from a staged name
+	Staged    string `json:"staged"` // the directory, with the state in it
+	StagedMem string `json:"staged_mem"`
+	Dir       string `json:"dir"`
+	State     string `json:"state"`
+	Mem       string `json:"mem"`
+}
+
+// published is the note in the directory.
+type published struct {
+	Staged string   `json:"staged"` // whose it is: the name has a random id
+	Files  [2]inode `json:"files"`  // state and memory
+}
+
+type inode struct {
+	Dev uint64 `json:"dev"`
+	Ino uint64 `json:"ino"`
+}
+
+const publishedFile = "published.json"
+
+func inodeOf(path string) (inode, error) {
+	var st unix.Stat_t
+	if err := unix.Lstat(path, &st); err != nil {
+		return inode{}, &fs.PathError{Op: "stat", Path: path, Err: err}
+	}
+	return inode{st.Dev, st.Ino}, nil
 }
 
 func (s *publishStep) Kind() string { return "publish" }
 
 func (s *publishStep) Apply(context.Context) error {
-	for _, m := range s.Moves {
-		if err := rename(m[0], m[1]); err != nil {
+	state, err1 := inodeOf(filepath.Join(s.Staged, snapState))
+	mem, err2 := inodeOf(s.StagedMem)
+	note, err3 := json.Marshal(published{s.Staged, [2]inode{state, mem}})
+	if err := errors.Join(err1, err2, err3); err != nil {
+		return err
+	}
+	if err := fsx.WriteFile(filepath.Join(s.Staged, publishedFile), note, 0o600); err != nil {
+		return err
+	}
+	for _, move := range [][2]string{{s.Staged, s.Dir}, {filepath.Join(s.Dir, snapState), s.State}, {s.StagedMem, s.Mem}} {
+		if err := rename(move[0], move[1]); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// Revert takes back the moves that were made: of those the staged name is free.
 func (s *publishStep) Revert(context.Context) error {
-	var errs []error
-	for i := len(s.Moves) - 1; i >= 0; i-- {
-		m := s.Moves[i]
-		if !strings.Contains(m[0], ".mvm-") {
-			return mvm.Errorf(mvm.ErrBroken, "%s is no name of ours", mvm.Quote(m[0]))
-		}
-		if _, err := os.Lstat(m[0]); errors.Is(err, fs.ErrNotExist) {
-			if err := rename(m[1], m[0]); err != nil && !errors.Is(err, fs.ErrNotExist) {
-				errs = append(errs, err)
+	var note published
+	data, err := os.ReadFile(filepath.Join(s.Dir, publishedFile))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	if err := json.Unmarshal(data, &note); err != nil || note.Staged != s.Staged {
+		return nil //nolint:nilerr // not ours: whoever made it had the name first
+	}
+	for i, path := range []string{s.State, s.Mem} {
+		if have, err := inodeOf(path); err == nil && have == note.Files[i] {
+			if err := removeFile(path); err != nil {
+				return err
 			}
 		}
 	}
-	return errors.Join(errs...)
+	return os.RemoveAll(s.Dir)
 }
 
 func rename(from, to string) error {

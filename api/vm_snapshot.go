@@ -60,9 +60,7 @@ func (o *VMOperation) snapshotTo(ctx context.Context, sel, memOut, stateOut stri
 	t.meta.Snapshot.ID = id
 	say := sync.OnceFunc(func() { progress.Send("snapshot", "writing memory and disks of "+vm.Name) })
 	nothing := func(*store.Tx) error { return nil }
-	err = t.run(ctx, op.Op{Reserve: nothing, Commit: nothing, OnStep: func(string) { say() }}, []op.Step{&publishStep{Moves: [][2]string{
-		{filepath.Join(t.dir, snapState), state}, {t.mem, mem}, {t.dir, besideState(state)},
-	}}})
+	err = t.run(ctx, op.Op{Reserve: nothing, Commit: nothing, OnStep: func(string) { say() }}, []op.Step{&publishStep{Staged: t.dir, StagedMem: t.mem, Dir: besideState(state), State: state, Mem: mem}})
 	return vm, err
 }
 
@@ -220,15 +218,22 @@ func (c *core) loadInto(ctx context.Context, st *store.Store, vm *mvm.VMInstance
 			}
 			return p.reserveJailOf(ctx, tx)
 		},
-		Steps:  steps,
-		Commit: func(tx *store.Tx) error { return p.commitAs(ctx, tx, to, "loaded from a snapshot") },
+		Steps: steps,
+		Commit: func(tx *store.Tx) error {
+			if err := p.commitAs(ctx, tx, to, "loaded from a snapshot"); err != nil {
+				return err
+			}
+			var old []string
+			for _, s := range swaps {
+				old = append(old, s.(*swapStep).old())
+			}
+			return noteSweep(ctx, tx, old...)
+		},
 	})
 	if err != nil {
 		return err
 	}
-	for _, s := range swaps {
-		s.(*swapStep).forget()
-	}
+	c.sweep(ctx, st)
 	if l.resume && !another {
 		if m, err := c.attach(ctx, vm); err == nil {
 			c.setClock(ctx, vm, m)
@@ -277,12 +282,6 @@ func (s *swapStep) next() string { return s.Path + ".loading-" + s.Token }
 const swapOld = ".before-load-"
 
 func (s *swapStep) Apply(ctx context.Context) error {
-	earlier, _ := filepath.Glob(s.Path + swapOld + "*") // of loads that were committed
-	for _, path := range earlier {
-		if err := removeFile(path); err != nil {
-			return err
-		}
-	}
 	if err := disk.CloneDisk(ctx, s.from, s.format, s.next()); err != nil {
 		return err
 	}
@@ -303,7 +302,3 @@ func (s *swapStep) Revert(context.Context) error {
 	// Where both names are one file, rename(2) leaves both.
 	return errors.Join(err, removeFile(s.old()), removeFile(s.next()))
 }
-
-// forget drops the old disk once the load is committed; what a crash leaves of it
-// goes with the next load, or with the VM.
-func (s *swapStep) forget() { _ = os.Remove(s.old()) }

@@ -171,3 +171,34 @@ func (m *machine) damaged() {
 		t.Errorf("snapshot inspect: %+v, %v", s, err)
 	}
 }
+
+// TestRestoreDiesAnywhere kills `snapshot restore` before and after each step of its
+// plan. The next command finds nothing left of the VM that was to be, and the
+// snapshot and its VM as they were.
+func TestRestoreDiesAnywhere(t *testing.T) {
+	m := newMachine(t)
+	m.must("vm", "create", "web", "--image", "tiny", "--mem", "128", "--wait")
+	m.must("snapshot", "create", "web", "--name", "warm")
+	before := m.listing()
+	n := 0
+	for ; n < maxSteps; n++ {
+		for _, when := range []string{"before", "after"} {
+			m.env = []string{"MVM_FAULT=kill:vm.restore:" + strconv.Itoa(n) + ":" + when}
+			r := m.run("snapshot", "restore", "warm", "copy", "--resume")
+			m.env = nil
+			if r.code == 0 { // no such step
+				if n < 7 || m.ssh("copy", "hostname") != "copy" {
+					t.Errorf("restored after %d steps", n)
+				}
+				m.must("vm", "rm", "--force", "copy")
+				m.sameListing(before)
+				return
+			}
+			m.sameListing(before)
+			if t.Failed() {
+				t.Fatalf("after a kill %s step %d: exit %d %s", when, n, r.code, r.stderr)
+			}
+		}
+	}
+	t.Errorf("the plan has more than %d steps", n)
+}
