@@ -4,11 +4,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"os"
 	"path/filepath"
 	"runtime"
 	"slices"
 	"strconv"
+	"strings"
 
 	"golang.org/x/sys/unix"
 
@@ -34,6 +36,9 @@ func (m *machine) lendLate(ctx context.Context, h handed) error {
 	if err != nil {
 		return err
 	}
+	if err := m.allowSize(path); err != nil {
+		return err
+	}
 	if err := m.unbind(h.name); err != nil { // of one that a crash left
 		return err
 	}
@@ -53,6 +58,48 @@ func (m *machine) lendLate(ctx context.Context, h handed) error {
 		return errors.Join(err, m.giveUp(b, h.name))
 	}
 	return nil
+}
+
+// allowSize raises the VMM's limit of a file's size to that of a disk: a guest that
+// wrote beyond the limit would end the VMM by SIGXFSZ.
+func (m *machine) allowSize(path string) error {
+	st, err := os.Stat(path)
+	if err != nil {
+		return err
+	}
+	limit, err := fileLimit(m.handle.VMM.PID)
+	if !proc.Alive(m.handle.VMM) { // the number may be another process's by now
+		return gone(m.handle)
+	}
+	size := uint64(st.Size()) //nolint:gosec // not negative
+	if err != nil || limit >= size {
+		return err
+	}
+	err = unix.Prlimit(m.handle.VMM.PID, unix.RLIMIT_FSIZE, &unix.Rlimit{Cur: size, Max: size}, nil)
+	if errors.Is(err, unix.EPERM) { // in a container, root need not have CAP_SYS_RESOURCE
+		return unsupported("a disk that is plugged in", fmt.Sprintf("its %d MiB are more than the %d MiB that the VMM may write to a file", size>>20, limit>>20)).
+			WithHint("stop the VM, attach the disk, and start it again")
+	}
+	return err
+}
+
+// fileLimit is how large a file a process may make, from /proc/PID/limits: prlimit(2)
+// needs a capability even to look.
+func fileLimit(pid int) (uint64, error) {
+	data, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/limits")
+	if err != nil {
+		return 0, err
+	}
+	for line := range strings.Lines(string(data)) {
+		rest, ok := strings.CutPrefix(line, "Max file size")
+		if f := strings.Fields(rest); ok && len(f) == 3 {
+			if f[0] == "unlimited" {
+				return math.MaxUint64, nil
+			}
+			return strconv.ParseUint(f[0], 10, 64)
+		}
+	}
+	return 0, fmt.Errorf("/proc/%d/limits cannot be read", pid)
 }
 
 // returnEarly takes a file back from a jailed VMM that runs on.

@@ -6,9 +6,11 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	"golang.org/x/sys/unix"
 
 	"github.com/mvmctl/mvm"
 	"github.com/mvmctl/mvm/internal/host"
@@ -218,6 +220,49 @@ func TestParseCgroupMounts(t *testing.T) {
 		m := parseCgroupMounts(tt.table, tt.controllers)
 		if got := m.base(m.version, "memory"); m.version != tt.version || got != tt.memory || len(m.dirs("x")) != tt.dirs {
 			t.Errorf("%s: version %d, memory at %q, %q", name, m.version, got, m.dirs("x"))
+		}
+	}
+}
+
+// A disk that is plugged in may be larger than those that the VM was started with.
+func TestJailedDiskBeyondTheLimit(t *testing.T) {
+	b := jailedBench(t)
+	l := b.launch(t)
+	l.PCI, l.Jail.FileMiB = true, 2
+	v := b.start(t, l)
+	limit := func() uint64 {
+		n, err := fileLimit(v.Handle().VMM.PID)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return n
+	}
+	mayRaise := unix.Prlimit(v.Handle().VMM.PID, unix.RLIMIT_FSIZE, nil, &unix.Rlimit{}) == nil
+	for _, size := range []int64{1 << 20, 8 << 20, 4 << 20} {
+		d := vmm.Disk{ID: "vol-1", Path: filepath.Join(t.TempDir(), "disk"), Format: "raw"}
+		if err := errors.Join(os.WriteFile(d.Path, nil, 0o600), os.Truncate(d.Path, size)); err != nil {
+			t.Fatal(err)
+		}
+		before := limit()
+		h := v.Machine.(vmm.DiskHotplugger)
+		err := h.AttachDisk(t.Context(), d)
+		if !mayRaise && uint64(size) > before {
+			if !errors.Is(err, mvm.ErrUnsupported) || mvm.HintOf(err) == "" {
+				t.Errorf("a disk of %d bytes without the right to raise the limit: %v", size, err)
+			}
+			continue
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := limit(); got != max(before, uint64(size)) {
+			t.Errorf("with a disk of %d bytes the limit is %d, it was %d", size, got, before)
+		}
+		if err := h.DetachDisk(t.Context(), d.ID); err != nil {
+			t.Fatal(err)
+		}
+		if st, err := os.Stat(d.Path); err != nil || st.Sys().(*syscall.Stat_t).Uid != 0 {
+			t.Errorf("the disk is not given back: %v, %v", st, err)
 		}
 	}
 }

@@ -76,10 +76,9 @@ func (m *machine) canSnapshot(ctx context.Context, diff bool) error {
 // mayWrite sees whether the VMM's limit of a file's size leaves room for the memory:
 // writing beyond it would end the VMM by SIGXFSZ.
 func (m *machine) mayWrite(memMiB int) error {
-	var limit unix.Rlimit
-	err := unix.Prlimit(m.handle.VMM.PID, unix.RLIMIT_FSIZE, nil, &limit)
-	if need := uint64(memMiB) << 20; err == nil && limit.Cur < need {
-		return unsupported("a snapshot", fmt.Sprintf("its memory of %d MiB is more than the %d MiB that the VMM may write to a file", memMiB, limit.Cur>>20)).
+	limit, err := fileLimit(m.handle.VMM.PID)
+	if need := uint64(memMiB) << 20; err == nil && limit < need {
+		return unsupported("a snapshot", fmt.Sprintf("its memory of %d MiB is more than the %d MiB that the VMM may write to a file", memMiB, limit>>20)).
 			WithHint("start the VM with a larger limit")
 	}
 	return nil
@@ -158,7 +157,8 @@ func (s *stage) keep(ctx context.Context, to vmm.SnapshotFiles) error {
 
 // place moves a file, and replaces none. It is ours then.
 func place(ctx context.Context, from, to string) error {
-	if err := os.Chown(from, os.Geteuid(), os.Getegid()); err != nil {
+	// The VMM's user, whose file it was, may have changed its mode.
+	if err := errors.Join(os.Chown(from, os.Geteuid(), os.Getegid()), os.Chmod(from, 0o600)); err != nil {
 		return err
 	}
 	err := unix.Renameat2(unix.AT_FDCWD, from, unix.AT_FDCWD, to, unix.RENAME_NOREPLACE)

@@ -50,6 +50,9 @@ func testCapabilities(t *testing.T, f Fixture) {
 		"Metadata":  {have.Metadata, func(l *vmm.Launch) { l.NICs, l.Metadata = []vmm.NIC{nic}, json.RawMessage(`{}`) }},
 		"Metrics":   {have.Metrics, func(l *vmm.Launch) { l.Metrics = true }},
 		"HugePages": {have.HugePages, func(l *vmm.Launch) { l.HugePages = true }},
+		"Jail": {have.Jail, func(l *vmm.Launch) {
+			l.Jail = &vmm.Jail{Jailer: "/bin/jailer", UID: vmm.FirstJailUID, GID: vmm.FirstJailUID}
+		}},
 	} {
 		l := f.Launch(t)
 		c.change(&l)

@@ -61,6 +61,9 @@ func (f *Fake) Render(l vmm.Launch) (vmm.Rendered, error) {
 	if l.ID == "" || !filepath.IsAbs(l.Dir) {
 		return vmm.Rendered{}, mvm.Errorf(mvm.ErrInvalid, "the VM has no id or no directory").WithHint("give it both")
 	}
+	if l.Jail != nil {
+		return vmm.Rendered{}, mvm.Errorf(mvm.ErrUnsupported, "there is no process to be jailed").WithHint("leave the jailer off: --no-jailer")
+	}
 	if err := checkFake(l); err != nil {
 		return vmm.Rendered{}, err
 	}
