@@ -97,6 +97,9 @@ func (c *core) dialVM(ctx context.Context, st *store.Store, vm *mvm.VMInstanceIt
 		client, _, err = guest.WaitReady(boot, dial, login)
 		cancel()
 	}
+	if err == nil {
+		client, err = c.renewAgent(ctx, vm, client, dial, login)
+	}
 	if err != nil {
 		return nil, errors.Join(err, m.Close())
 	}

@@ -13,6 +13,7 @@ import (
 	"golang.org/x/crypto/ssh"
 
 	"github.com/mvmctl/mvm"
+	"github.com/mvmctl/mvm/internal/guest/wire"
 )
 
 // How long a guest may take to answer. A guest that is slow (software emulation,
@@ -193,6 +194,15 @@ func (c *Client) Close() error { return c.conn.Close() }
 
 // Agent says whether the other side is the agent, not a plain SSH server.
 func (c *Client) Agent() bool { return c.agent }
+
+// AgentVersion returns the version of the mvm whose agent this is, as the agent
+// says; "" when it does not.
+func (c *Client) AgentVersion() string {
+	if !c.agent {
+		return ""
+	}
+	return clean(wire.AgentVersion(string(c.conn.ServerVersion())))
+}
 
 // Done is closed when the connection is lost.
 func (c *Client) Done() <-chan struct{} {

@@ -21,6 +21,7 @@ import (
 	"golang.org/x/crypto/ssh"
 
 	"github.com/mvmctl/mvm/internal/guest"
+	"github.com/mvmctl/mvm/internal/guest/wire"
 )
 
 // memoryLimit keeps the agent small in a guest of 128 MiB: the collector works
@@ -127,7 +128,8 @@ func serverConfig(p guest.AgentParams) (*ssh.ServerConfig, error) {
 	}
 	want := string(allowed.Marshal())
 	cfg := &ssh.ServerConfig{
-		MaxAuthTries: 3,
+		MaxAuthTries:  3,
+		ServerVersion: wire.ServerVersion(p.Version),
 		PublicKeyCallback: func(_ ssh.ConnMetadata, key ssh.PublicKey) (*ssh.Permissions, error) {
 			if string(key.Marshal()) != want {
 				return nil, errors.New("this key may not log in")

@@ -166,6 +166,12 @@ func (s *Server) global(r *ssh.Request) (any, error) {
 			return nil, err
 		}
 		return struct{}{}, resizeConsole(size)
+	case wire.ReqRenew:
+		var n wire.Renew
+		if err := json.Unmarshal(r.Payload, &n); err != nil {
+			return nil, err
+		}
+		return struct{}{}, s.renew(n)
 	case wire.ReqIdentity:
 		var n guest.NewIdentity
 		if err := json.Unmarshal(r.Payload, &n); err != nil {

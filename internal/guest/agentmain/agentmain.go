@@ -17,6 +17,7 @@ import (
 	"github.com/mvmctl/mvm/internal/guest/agent"
 	"github.com/mvmctl/mvm/internal/guest/boot"
 	"github.com/mvmctl/mvm/internal/guest/tree"
+	"github.com/mvmctl/mvm/internal/guest/wire"
 )
 
 // IsGuest says whether the process was started as the guest-side program: as
@@ -24,13 +25,15 @@ import (
 // process never is: mvm in a container may have pid 1, but not argv[0] "/init".
 func IsGuest(args []string) bool {
 	return len(args) > 0 && (args[0] == guest.InitPath || path.Base(args[0]) == "mvm-agent" ||
-		(len(args) >= 2 && args[0] == "/proc/self/exe" && (args[1] == "sftp" || args[1] == "pack" || args[1] == "unpack")))
+		(len(args) >= 2 && args[0] == "/proc/self/exe" && (args[1] == "sftp" || args[1] == "pack" || args[1] == "unpack" || args[1] == wire.ReceiveCommand)))
 }
 
 const usage = `mvm-agent runs inside a microVM; mvm puts it there.
 usage: mvm-agent serve [--config-fd N | --config FILE]
        mvm-agent sftp
        mvm-agent pack JSON | unpack JSON
+       mvm-agent receive SHA256
+       mvm-agent check
 `
 
 // Main is the program: PID 1 of the initramfs, or the agent. It returns the exit
@@ -62,6 +65,13 @@ func agentMain(args []string) error {
 	switch args[1] {
 	case "sftp":
 		return agent.ServeSFTP()
+	case wire.ReceiveCommand:
+		if len(args) != 3 {
+			return errors.New("receive needs a checksum")
+		}
+		return agent.Receive(os.Stdin, args[2])
+	case "check": // it has started: that is all
+		return nil
 	case "serve":
 		in, err := config(args[2:])
 		if err != nil {

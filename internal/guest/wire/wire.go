@@ -3,6 +3,8 @@
 // 4254); the names below are our own global and channel requests.
 package wire
 
+import "strings"
+
 // Names of global requests. Each is answered with a JSON document, or with a
 // failure whose payload is the reason in plain text.
 const (
@@ -13,6 +15,7 @@ const (
 	ReqSetTime  = "mvm-settime@mvm"  // <- SetTime
 	ReqIdentity = "mvm-identity@mvm" // <- guest.NewIdentity
 	ReqConsole  = "mvm-console@mvm"  // <- ConsoleSize
+	ReqRenew    = "mvm-renew@mvm"    // <- Renew; answered before it happens
 )
 
 // ReqExec is a channel request on a session: Exec as JSON. Unlike SSH's "exec"
@@ -50,6 +53,44 @@ type SetTime struct {
 type ConsoleSize struct {
 	Cols int `json:"cols"`
 	Rows int `json:"rows"`
+}
+
+// Renew has the agent be replaced by the program that ReceiveCommand has put beside
+// it. It refuses while anything else runs or is connected.
+type Renew struct {
+	Version string `json:"version"` // of the mvm that the new one is of
+	Check   bool   `json:"check"`   // only say whether it would
+}
+
+// ReceiveCommand is the argument with which the agent's program reads its successor
+// from standard input; the SHA-256 of that follows, in hex.
+const ReceiveCommand = "receive"
+
+// serverPrefix begins what the agent says as SSH's version string.
+const serverPrefix = "SSH-2.0-mvm_agent_"
+
+// ServerVersion is the SSH version string of an agent of an mvm, which is how the
+// host learns the version before anything else. A minus may not stand there (RFC
+// 4253, section 4.2).
+func ServerVersion(version string) string {
+	return serverPrefix + strings.Map(func(r rune) rune {
+		switch {
+		case r == '-':
+			return '~'
+		case r <= ' ' || r > '~':
+			return '_'
+		}
+		return r
+	}, version[:min(len(version), 64)])
+}
+
+// AgentVersion reads ServerVersion back; "" when it is none of an agent's.
+func AgentVersion(server string) string {
+	v, ok := strings.CutPrefix(server, serverPrefix)
+	if !ok {
+		return ""
+	}
+	return strings.ReplaceAll(v, "~", "-")
 }
 
 // MaxRequest bounds a JSON document of either side.
