@@ -8,8 +8,9 @@ GO      ?= go
 SUDO    := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo 0.1.0-dev)
 LDFLAGS := -s -w -X github.com/mvmctl/mvm/api.Version=$(VERSION)
-ARCH    := $(shell $(GO) env GOARCH)
-AGENT   := internal/guest/agentbin/bin/mvm-agent-$(ARCH)
+AGENT   := internal/guest/agentbin/bin/mvm-agent-
+AGENTS  := amd64 arm64
+AGENT_MOST := 8388608
 PACKAGES := packaging/apt-packages
 
 .PHONY: build agent install demo test unit race bench lint packages test-packages clean help
@@ -18,8 +19,11 @@ build: agent ## build bin/mvm with the guest agent inside
 	@$(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/mvm ./cmd/mvm
 
 agent:
-	@$(GO) build -trimpath -ldflags '$(LDFLAGS)' -o $(AGENT).new ./cmd/mvm-agent
-	@cmp -s $(AGENT).new $(AGENT) && rm -f $(AGENT).new || mv -f $(AGENT).new $(AGENT)
+	@for arch in $(AGENTS); do \
+	  GOARCH=$$arch $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o $(AGENT)$$arch.new ./cmd/mvm-agent; \
+	  [ $$(stat -c %s $(AGENT)$$arch.new) -le $(AGENT_MOST) ] || { echo "the agent for $$arch is larger than 8 MiB" >&2; exit 1; }; \
+	  cmp -s $(AGENT)$$arch.new $(AGENT)$$arch && rm -f $(AGENT)$$arch.new || mv -f $(AGENT)$$arch.new $(AGENT)$$arch; \
+	done
 
 install: build ## install mvm to /usr/local/bin
 	$(SUDO) install -m 0755 bin/mvm /usr/local/bin/mvm
@@ -51,7 +55,7 @@ lint: ## gofmt, vet, and golangci-lint where it is installed
 	@if command -v golangci-lint >/dev/null; then golangci-lint run; else echo "golangci-lint is not installed: only gofmt and vet ran"; fi
 
 clean: ## remove what was built
-	@rm -rf bin dist $(AGENT) $(AGENT).new
+	@rm -rf bin dist $(AGENT)*
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)

@@ -35,7 +35,7 @@ func (c *core) renewAgent(ctx context.Context, vm *mvm.VMInstanceItem, client *g
 	var program []byte
 	err := fsx.WriteFile(mark, []byte(Version), 0o600)
 	if err == nil {
-		program, err = c.agentProgram()
+		program, err = c.agentProgram(ctx, vm)
 	}
 	if err == nil {
 		err = client.Renew(ctx, program, Version)
@@ -60,8 +60,13 @@ func (c *core) renewAgent(ctx context.Context, vm *mvm.VMInstanceItem, client *g
 	}
 }
 
-func (c *core) agentProgram() ([]byte, error) {
-	file, err := c.agentFile()
+// agentProgram returns our agent for the architecture of a guest's kernel.
+func (c *core) agentProgram(ctx context.Context, vm *mvm.VMInstanceItem) ([]byte, error) {
+	kernel, err := c.st.GetKernel(ctx, vm.KernelID)
+	if err != nil {
+		return nil, err
+	}
+	file, err := c.agentFile(kernel.Arch)
 	if err != nil {
 		return nil, err
 	}

@@ -18,7 +18,7 @@ import (
 // buildInitramfs returns the shared initramfs for a kernel and the file systems that
 // a guest mounts, which is made if it is not there.
 func (c *core) buildInitramfs(ctx context.Context, k *mvm.KernelItem, fsTypes []string) (string, error) {
-	agent, err := c.agentFile()
+	agent, err := c.agentFile(k.Arch)
 	if err != nil {
 		return "", err
 	}
@@ -32,12 +32,19 @@ func (c *core) buildInitramfs(ctx context.Context, k *mvm.KernelItem, fsTypes []
 	return base, mvm.Wrap(err, "build the initramfs for kernel", k.Name)
 }
 
-// agentFile returns the program that goes into guests: the agent that was built
-// in, or this program itself, which can act as one.
-func (c *core) agentFile() (string, error) {
-	data, ok := agentbin.Agent(runtime.GOARCH)
-	if !ok {
+// goArch is what Go calls the architectures that uname(1) names.
+var goArch = map[string]string{"x86_64": "amd64", "aarch64": "arm64"}
+
+// agentFile returns the program that goes into guests of an architecture: the agent
+// that was built in, or this program itself, which can act as one.
+func (c *core) agentFile(arch string) (string, error) {
+	arch = firstOf(goArch[arch], arch)
+	data, ok := agentbin.Agent(arch)
+	if !ok && arch == runtime.GOARCH {
 		return c.agent, nil
+	}
+	if !ok {
+		return "", mvm.Errorf(mvm.ErrUnsupported, "this mvm has no guest agent for %s", arch).WithHint("use an mvm that was built by 'make build', or a kernel for %s", runtime.GOARCH)
 	}
 	sum := sha256.Sum256(data)
 	path := filepath.Join(c.paths.binaries(), "mvm-agent-"+hex.EncodeToString(sum[:8]))

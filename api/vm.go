@@ -45,6 +45,7 @@ type VMCreateInput struct {
 	FirecrackerBin   string // path of the VMM's binary
 	BinaryID         string
 	SkipCleanup      bool     // leave everything as it is when creation fails
+	SkipDeblob       bool     // leave what the package managers of the image have cached
 	Count            *int     // names NAME-1…NAME-N
 	Atomic           bool     // with Count: all or none
 	Volumes          []string // NAME[:ro|:rw][:/MOUNT/POINT], by name or id prefix

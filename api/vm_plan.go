@@ -51,6 +51,7 @@ type vmPlan struct {
 	jail      *vmm.Jail
 	restore   *vmm.Restore // nil boots
 	noAgent   bool
+	deblob    bool
 	initrd    string // the shared part
 	wantIP    netip.Addr
 	identity  vmIdentity
@@ -63,7 +64,7 @@ type vmPlan struct {
 // network and key.
 func (c *core) planCreate(ctx context.Context, st *store.Store, inv *inventory, in VMCreateInput) (*vmPlan, error) {
 	set := inv.set
-	p := &vmPlan{c: c, set: set, noAgent: in.NoAgent}
+	p := &vmPlan{c: c, set: set, noAgent: in.NoAgent, deblob: !in.SkipDeblob}
 	item := &mvm.VMInstanceItem{
 		ID: firstOf(in.id, newID()), Name: in.Name, Status: mvm.StatusStarting, CreatedAt: now(), UpdatedAt: now(),
 		VCPUCount: or(in.VCPUCount, set.num("defaults.vm", "vcpu_count")), MemSizeMiB: or(in.MemSizeMiB, set.num("defaults.vm", "mem_size_mib")),
@@ -206,7 +207,7 @@ func (p *vmPlan) bootConfig() (guest.BootConfig, error) {
 		powerOff = "reboot" // Firecracker ends when the guest resets; it has no power button
 	}
 	cfg := guest.BootConfig{
-		Version: 1, InstanceID: it.ID, Hostname: it.Name, PowerOff: powerOff, MachineID: it.ID + it.ID, Entropy: entropy,
+		Version: 1, InstanceID: it.ID, Hostname: it.Name, PowerOff: powerOff, MachineID: it.ID + it.ID, Entropy: entropy, Deblob: p.deblob,
 		Root: guest.RootConfig{Device: "/dev/vda", FSType: p.image.FSType, Grow: true},
 		Network: &guest.NetConfig{MAC: it.MAC, Address: it.IPv4 + "/" + strconv.Itoa(subnet.Bits()), Gateway: p.network.IPv4Gateway,
 			DNS: strings.FieldsFunc(it.DNSServer, func(r rune) bool { return r == ',' || r == ' ' })},

@@ -92,6 +92,7 @@ func (o *vmCreateOptions) machineFlags(a *app, cmd *cobra.Command) {
 	f.BoolVar(&o.console, "console", false, "interactive serial console")
 	f.StringVar(&in.LSMFlags, "lsm-flags", "", "security modules of the guest's kernel (lsm=)")
 	f.StringVar(&in.BootArgs, "boot-args", "", "more arguments for the guest's kernel")
+	f.BoolVar(&in.SkipDeblob, "skip-deblob", false, "leave what the package managers of the image have cached")
 	f.StringVar(&in.Hypervisor, "hypervisor", "", "auto, firecracker or qemu")
 	f.BoolVar(&in.NoJailer, "no-jailer", false, "run Firecracker as root, without the jail that it has where its jailer is installed")
 	f.DurationVar(&in.WaitLimit, "wait-timeout", 0, "how long to wait, such as 90s")

@@ -31,6 +31,7 @@ type BootConfig struct {
 	PowerOff   string       `json:"power_off"`       // "acpi": power off; "reboot": the VMM ends on reboot (Firecracker)
 	MachineID  string       `json:"machine_id"`      // 32 hex digits
 	Entropy    []byte       `json:"entropy"`         // mixed into the guest's random pool
+	Deblob     bool         `json:"deblob"`          // at first boot, remove what package managers have cached
 
 	Volumes []wire.Volume `json:"volumes,omitempty"` // to be mounted before the init starts
 }

@@ -32,6 +32,9 @@ func FirstBoot(r *Rootfs, cfg *guest.BootConfig) error {
 	if err := errors.Join(errs...); err != nil {
 		return err
 	}
+	if cfg.Deblob {
+		Deblob(r)
+	}
 	if err := r.Sync(); err != nil {
 		return err
 	}
