@@ -139,7 +139,7 @@ func freeJailUID(vms []*mvm.VMInstanceItem, vm *mvm.VMInstanceItem) (int, error)
 			return uid, nil
 		}
 	}
-	return 0, mvm.Errorf(mvm.ErrUnavailable, "each of the %d users for jails has a VM", vmm.JailUIDs).WithHint("remove some VMs with 'mvm vm rm', or start it with --no-jailer")
+	return 0, mvm.Errorf(mvm.ErrUnavailable, "each of the %d users for jails has a VM", vmm.JailUIDs).WithHint("remove some VMs with 'mvm vm rm', or create it with --no-jailer")
 }
 
 func firstNonZero(a, b int) int {

@@ -13,8 +13,8 @@ import (
 )
 
 // state lists, in a stable order, all that the tests could leave on the host:
-// links, network namespaces, nftables tables, loop devices, processes that run
-// for a VM, and files in the checkout.
+// links, network namespaces, nftables tables, loop devices, mounts, cgroups and
+// processes of VMs, and files in the checkout.
 func state(out io.Writer) error {
 	links, err := net.Interfaces()
 	if err != nil {
@@ -46,6 +46,22 @@ func state(out io.Writer) error {
 	}
 	for _, l := range loops {
 		lines = append(lines, "loop "+l)
+	}
+	mounts, err := os.ReadFile("/proc/self/mounts")
+	if err != nil {
+		return err
+	}
+	for line := range strings.Lines(string(mounts)) {
+		lines = append(lines, "mount "+strings.Fields(line)[1])
+	}
+	for _, pattern := range []string{"/sys/fs/cgroup/mvm*", "/sys/fs/cgroup/*/mvm*"} {
+		groups, err := filepath.Glob(pattern)
+		if err != nil {
+			return err
+		}
+		for _, g := range groups {
+			lines = append(lines, "cgroup "+g)
+		}
 	}
 	lines = append(append(lines, processes()...), files()...)
 	forward, err := os.ReadFile("/proc/sys/net/ipv4/ip_forward")

@@ -277,6 +277,10 @@ func (m *machine) untilState(ctx context.Context, state string, mayAsk func() bo
 
 // ended is the error for a VMM that ended while it was to come up.
 func ended(exit vmm.Exit) error {
+	if said, ok := strings.CutPrefix(exit.Reason, fromJailer); ok {
+		return mvm.Errorf(mvm.ErrUnavailable, "the jailer failed: %s", said).
+			WithHint("a VM that is created with --no-jailer does without a jail")
+	}
 	return mvm.Errorf(mvm.ErrUnavailable, "firecracker ended with status %d: %s", exit.Code, exit.Reason).
 		WithHint("'mvm inspect' names its configuration and log; 'mvm host status' tells whether KVM works")
 }

@@ -53,6 +53,9 @@ func resolveJail(l vmm.Launch) (vmm.Launch, error) {
 	return l, err
 }
 
+// fromJailer begins what the jailer said.
+const fromJailer = "the jailer: "
+
 // jailerSaid returns why the jailer failed: it says so for people, and then once
 // more for its programmers. "" where it was not the jailer.
 func (m *machine) jailerSaid() string {
@@ -64,5 +67,5 @@ func (m *machine) jailerSaid() string {
 	if err != nil || !two || strings.HasPrefix(first, "Error: ") || !strings.HasPrefix(second, "Error: ") || strings.Contains(second, "\n") {
 		return ""
 	}
-	return "the jailer: " + first
+	return fromJailer + first
 }

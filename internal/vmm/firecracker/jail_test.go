@@ -266,3 +266,19 @@ func TestJailedDiskBeyondTheLimit(t *testing.T) {
 		}
 	}
 }
+
+// What stops the jailer is said in its words for people, with the way out.
+func TestJailerFails(t *testing.T) {
+	b := jailedBench(t)
+	l := b.launch(t)
+	l.Jail.Jailer = filepath.Join(t.TempDir(), "jailer")
+	script := "#!/bin/sh\necho 'Failed to create /dev/kvm via mknod' >&2\necho 'Error: MknodDev(Os { code: 1 })' >&2\nexit 1\n"
+	if err := os.WriteFile(l.Jail.Jailer, []byte(script), 0o700); err != nil { //nolint:gosec // it is executed
+		t.Fatal(err)
+	}
+	m, err := newDriver(t).Start(t.Context(), l)
+	if m != nil || !errors.Is(err, mvm.ErrUnavailable) || !strings.Contains(err.Error(), "the jailer failed: Failed to create /dev/kvm via mknod") || !strings.Contains(mvm.HintOf(err), "--no-jailer") {
+		t.Errorf("got %v, %v (hint %q)", m, err, mvm.HintOf(err))
+	}
+	wantNothing(t, l)
+}
