@@ -9,10 +9,8 @@ package network
 
 import (
 	"context"
-	"net"
 	"net/netip"
 	"slices"
-	"strings"
 
 	"github.com/mvmctl/mvm"
 )
@@ -46,8 +44,8 @@ import (
 // the kernel lacks something, mvm.ErrUnavailable for the rest.
 type Kernel interface {
 	// EnsureNetwork makes the bridge with the gateway's address, up, and the
-	// firewall rules Rules(s); with NAT it turns on IPv4 forwarding. It returns
-	// what it changed, which is nothing when all was right.
+	// firewall rules Rules(s); with NAT or published ports it turns on IPv4
+	// forwarding. It returns what it changed, which is nothing when all was right.
 	EnsureNetwork(ctx context.Context, s Spec) ([]Change, error)
 
 	// RemoveNetwork removes the bridge and the rules. Taps on it stay, without
@@ -58,11 +56,13 @@ type Kernel interface {
 	// RulesUnknown instead of failing.
 	Observe(ctx context.Context, s Spec) (Observed, error)
 
-	// AddTap makes the VM's tap, persistent and up, on the bridge, and the
-	// guard that drops what does not come from the guest's own MAC and IP.
+	// AddTap makes the VM's tap, persistent and up, on the bridge, the guard
+	// that drops what does not come from the guest's own MAC and IP, and the
+	// rules GuestRules(t).
 	AddTap(ctx context.Context, t TapSpec) error
 
-	// RemoveTap removes the tap and its guard. Only Name and VMID are read.
+	// RemoveTap removes the tap, its guard and its rules. Only Name and VMID
+	// are read.
 	RemoveTap(ctx context.Context, t TapSpec) error
 
 	// AllowNoCloud lets one guest, and nobody else, reach a port of its gateway.
@@ -70,6 +70,10 @@ type Kernel interface {
 
 	// RemoveNoCloud removes what AllowNoCloud made. Only VMID is read.
 	RemoveNoCloud(ctx context.Context, n NoCloudSpec) error
+
+	// ObserveTap tells what the kernel has of a VM's rules. Without privilege it
+	// sets RulesUnknown instead of failing.
+	ObserveTap(ctx context.Context, t TapSpec) (ObservedTap, error)
 
 	// Taps lists the taps that are ours, by name.
 	Taps(ctx context.Context) ([]Tap, error)
@@ -95,6 +99,9 @@ type Spec struct {
 	Gateway     netip.Addr // the host's address on the bridge
 	NAT         bool       // guests reach the outside by the host's address; without it the network has no way out
 	NATGateways []string   // the uplinks that guests may leave by; none means whichever the host's routes say
+	Published   bool       // ports of the host lead to guests
+	Loopback    bool       // and some of them also for what the host sends to its own 127.0.0.1
+	DNS         bool       // the gateway answers DNS
 }
 
 // Validate says what a spec lacks, as mvm.ErrInvalid.
@@ -118,90 +125,6 @@ func (s Spec) Validate() error {
 	if why != "" {
 		return mvm.Errorf(mvm.ErrInvalid, "network %s %s", mvm.Quote(clip(s.Name)), why).
 			WithHint("see 'mvm network inspect'; remove and create the network anew if it is damaged")
-	}
-	return nil
-}
-
-// TapSpec is the desired state of a VM's tap.
-type TapSpec struct {
-	Name     string // TapName(VMID)
-	Bridge   string
-	MAC      net.HardwareAddr // the guest's, not the tap's own
-	IP       netip.Addr       // the guest's
-	VMID     string
-	VMName   string
-	Isolated bool // keeps the VM apart from the other isolated VMs of its network
-	OwnerUID int  // the user who may open the tap; root (0) always may
-}
-
-// Validate says what a spec lacks, as mvm.ErrInvalid.
-func (t TapSpec) Validate() error {
-	why := ""
-	switch {
-	case t.VMID == "" || len(t.VMID) > maxIDLen:
-		why = "has no VM id of 1 to 64 characters"
-	case !validIfName(t.Name):
-		why = "is an impossible interface name"
-	case !validIfName(t.Bridge):
-		why = "has an impossible bridge name " + mvm.Quote(clip(t.Bridge))
-	case len(t.MAC) != 6 || t.MAC[0]&1 != 0:
-		why = "has no unicast MAC address"
-	case !t.IP.Is4():
-		why = "has no IPv4 address"
-	case t.OwnerUID < 0:
-		why = "has no owner"
-	}
-	if why != "" {
-		return mvm.Errorf(mvm.ErrInvalid, "tap %s of VM %s %s", mvm.Quote(clip(t.Name)), mvm.Quote(clip(t.VMName)), why).
-			WithHint("see 'mvm vm inspect'; remove and create the VM anew if it is damaged")
-	}
-	return nil
-}
-
-// ValidateRemoval says what a spec lacks for RemoveTap, as mvm.ErrInvalid.
-func (t TapSpec) ValidateRemoval() error {
-	if t.VMID == "" || !validIfName(t.Name) {
-		return mvm.Errorf(mvm.ErrInvalid, "tap %s has no VM id or no possible name", mvm.Quote(clip(t.Name))).
-			WithHint("see 'mvm vm inspect' and 'ip link' for what is left")
-	}
-	return nil
-}
-
-// NoCloudSpec is the desired state of the rules for the server that a VM's
-// cloud-init reads from.
-type NoCloudSpec struct {
-	VMID    string
-	Bridge  string
-	Gateway netip.Addr // what the server listens on
-	IP      netip.Addr // the guest's
-	Port    int
-}
-
-// Table is the name of the nftables table that the rules are in.
-func (n NoCloudSpec) Table() string { return "mvm-nocloud-" + n.VMID }
-
-// Validate says what a spec lacks, as mvm.ErrInvalid.
-func (n NoCloudSpec) Validate() error {
-	why := ""
-	switch {
-	case !validIfName(n.Bridge):
-		why = "has an impossible bridge name " + mvm.Quote(clip(n.Bridge))
-	case !n.Gateway.Is4() || !n.IP.Is4():
-		why = "has no IPv4 addresses"
-	case n.Port < 1 || n.Port > 65535:
-		why = "has no port"
-	default:
-		return n.ValidateRemoval()
-	}
-	return mvm.Errorf(mvm.ErrInvalid, "the NoCloud server of VM %s %s", mvm.Quote(clip(n.VMID)), why).
-		WithHint("see 'mvm vm inspect'; remove and create the VM anew if it is damaged")
-}
-
-// ValidateRemoval says what a spec lacks for RemoveNoCloud, as mvm.ErrInvalid.
-func (n NoCloudSpec) ValidateRemoval() error {
-	if n.VMID == "" || len(n.VMID) > maxIDLen || strings.ContainsFunc(n.VMID, func(r rune) bool { return r <= ' ' || r >= 0x7f || r == '"' || r == '/' }) {
-		return mvm.Errorf(mvm.ErrInvalid, "the NoCloud server of VM %s has no VM id of 1 to 64 characters", mvm.Quote(clip(n.VMID))).
-			WithHint("see 'mvm vm inspect'")
 	}
 	return nil
 }
@@ -237,6 +160,13 @@ type Observed struct {
 // Active says whether the network serves guests.
 func (o Observed) Active() bool { return o.Exists && o.Up && o.Gateway }
 
+// ObservedTap is what the kernel has of a VM's rules.
+type ObservedTap struct {
+	Rules        []mvm.FirewallRule
+	Right        bool // guard and rules are as AddTap would leave them
+	RulesUnknown bool // the process may not read rules
+}
+
 // Tap is a tap of ours as it is.
 type Tap struct {
 	Name     string
@@ -246,6 +176,9 @@ type Tap struct {
 	Isolated bool
 	Guarded  bool // the rules against forged addresses are there; false too where they cannot be read
 }
+
+// ForwardsNeeded says whether the host has to forward IPv4 for a network.
+func (s Spec) ForwardsNeeded() bool { return s.NAT || s.Published }
 
 // Route is a route of the host.
 type Route struct {

@@ -1,8 +1,8 @@
 package network
 
 import (
+	"fmt"
 	"net/netip"
-	"slices"
 	"strconv"
 	"strings"
 
@@ -10,103 +10,184 @@ import (
 )
 
 // The chains that our rules stand in, under the names that users of the
-// reference know. Each network has its own three, in a table of its own, and each
-// NoCloud server has the third in one of its own.
+// reference know. Each network has its own, in a table of its own, and so has
+// each VM that needs rules.
 const (
 	ChainForward     = "MVM-FORWARD"
 	ChainPostrouting = "MVM-POSTROUTING"
 	ChainInput       = "MVM-NOCLOUDNET-INPUT"
+	ChainPrerouting  = "MVM-PREROUTING" // ports of the host, for what comes from elsewhere
+	ChainOutput      = "MVM-OUTPUT"     // the same for what the host sends itself
 )
 
-// Types of rule. A FORWARD rule never matches traffic within one bridge, which
-// the kernel shows to FORWARD too where bridge-nf-call-iptables is on.
+// Chains lists all of them in the order in which tables have them.
+func Chains() []string {
+	return []string{ChainForward, ChainInput, ChainPostrouting, ChainPrerouting, ChainOutput}
+}
+
+// Types of rule. A FORWARD rule of a network never matches traffic within one
+// bridge, which the kernel shows to FORWARD too where bridge-nf-call-iptables is
+// on.
 const (
-	RuleMasquerade = "masquerade"
-	RuleForwardIn  = "forward_in"       // to the guests; with ACCEPT and no port only replies (conntrack established, related)
-	RuleForwardOut = "forward_out"      // from the guests
-	RuleNoCloudNet = "nocloudnet_input" // to the server that a guest's cloud-init reads from
+	RuleMasquerade   = "masquerade"
+	RuleForwardIn    = "forward_in"    // to the guests; with ACCEPT only replies
+	RuleForwardOut   = "forward_out"   // from the guests
+	RulePublishedIn  = "published_in"  // connections to ports of the host that lead to guests
+	RulePublishedOut = "published_out" // and their replies
+	RuleHairpin      = "hairpin"       // the same from a neighbour: replies have to come back through the host
+	RuleHairpinLocal = "hairpin_local" // the same from the host's own loopback
+	RuleInputReplies = "input_replies" // to connections that the host began
+	RuleInputPing    = "input_ping"
+	RuleInputDNS     = "input_dns"
+	RuleInput        = "input" // whatever else guests send to the host
+
+	RuleNocloudInput  = "nocloudnet_input" // to the server that a guest's cloud-init reads from
+	RuleNocloudOthers = "nocloudnet_others"
 )
 
-// The targets that our rules have.
+// The targets that our rules have. A DNAT target goes on with " ADDRESS:PORT"; MARK
+// marks the packet for the network's table, and accepts it.
 const (
 	TargetAccept     = "ACCEPT"
 	TargetDrop       = "DROP"
 	TargetMasquerade = "MASQUERADE"
+	TargetDNAT       = "DNAT"
+	TargetMark       = "MARK"
 )
 
-// Tag returns how the comment of a network's rule begins.
-func Tag(networkID string) string { return aliasPrefix + networkID }
+// Local as a destination means any address of the host.
+const Local = "local"
+
+// metadataRange is link-local: no router may forward it (RFC 3927), and clouds
+// serve the host's credentials there (169.254.169.254).
+const metadataRange = "169.254.0.0/16"
+
+// loopback is what the host calls itself.
+const loopback = "127.0.0.0/8"
+
+// Match is what a rule matches beyond its fields; it follows from the rule's type.
+type Match string
+
+// The matches, as nft writes them.
+const (
+	MatchNone    Match = ""
+	MatchReplies Match = "ct state established,related"
+	MatchDNAT    Match = "ct status dnat"
+	MatchDNATOut Match = "ct status dnat ct direction reply"
+	MatchPing    Match = "icmp type echo-request"
+	MatchMarked  Match = "meta mark 0x6d766d01"
+)
+
+// MatchOf returns what a rule matches beyond its fields.
+func MatchOf(r mvm.FirewallRule) Match {
+	switch r.RuleType {
+	case RuleForwardIn, RuleEgressReplies:
+		if r.Target == TargetAccept {
+			return MatchReplies
+		}
+	case RuleInputReplies:
+		return MatchReplies
+	case RulePublishedIn, RuleHairpin:
+		return MatchDNAT
+	case RulePublishedOut:
+		return MatchDNATOut
+	case RuleInputPing:
+		return MatchPing
+	case RuleNocloudInput:
+		if r.Target == TargetAccept {
+			return MatchMarked
+		}
+	}
+	return MatchNone
+}
+
+// Tag returns how the comment of a network's or VM's rule begins.
+func Tag(id string) string { return aliasPrefix + id }
+
+// ruleSet collects rules of one owner.
+type ruleSet struct {
+	owner, networkID, networkName string
+	rules                         []mvm.FirewallRule
+}
+
+// add fills in what follows from the rest.
+func (s *ruleSet) add(r mvm.FirewallRule) {
+	r.TableName = "filter"
+	if r.ChainName != ChainForward && r.ChainName != ChainInput {
+		r.TableName = "nat"
+	}
+	if r.Protocol == "" {
+		r.Protocol = "all"
+	}
+	name, tag := s.networkName, Tag(s.owner)+":"+r.RuleType
+	r.NetworkID, r.NetworkName, r.CommentTag, r.IsActive = s.networkID, &name, &tag, true
+	text := Text(r)
+	r.CommandString = &text
+	s.rules = append(s.rules, r)
+}
 
 // Rules returns the firewall rules of a network, chain by chain in the order in
 // which they have to stand. Interfaces with a leading '!' mean all but that one.
 //
-// With NAT: replies and the guests' own addresses pass, through the uplinks if
-// some are named, and leave with the host's address. All else is dropped on its
-// way in or out, so that networks are apart from each other whatever order they
-// were made in. Without NAT everything is dropped: the host alone is reachable.
+// Forwarded, with NAT: replies and the guests' own addresses pass, through the
+// uplinks if some are named, and leave with the host's address; link-local
+// addresses are never forwarded. All else is dropped on its way in or out, so that
+// networks are apart from each other whatever order they were made in. Without NAT
+// everything is dropped but what belongs to ports of the host that were published.
+//
+// To the host itself: replies, pings of the gateway, its DNS if it has one, and the
+// NoCloud server of the very guest. Nothing else, whatever address of the host it
+// is sent to.
 func Rules(s Spec) []mvm.FirewallRule {
-	subnet := s.Subnet.String()
-	outside := "!" + s.Bridge
-	var rules []mvm.FirewallRule
-	add := func(chain, kind, src, dst, in, out, target string) {
-		table := "filter"
-		if chain == ChainPostrouting {
-			table = "nat"
-		}
-		name, tag := s.Name, Tag(s.NetworkID)+":"+kind
-		r := mvm.FirewallRule{
-			TableName: table, ChainName: chain, RuleType: kind, Protocol: "all", Source: src, Destination: dst,
-			InInterface: in, OutInterface: out, Target: target, NetworkID: s.NetworkID, NetworkName: &name, CommentTag: &tag, IsActive: true,
-		}
-		text := Text(r)
-		r.CommandString = &text
-		rules = append(rules, r)
-	}
-	uplinks := []string{outside}
+	set := &ruleSet{owner: s.NetworkID, networkID: s.NetworkID, networkName: s.Name}
+	subnet, in, out := s.Subnet.String(), s.Bridge, "!"+s.Bridge
+	uplinks := []string{out}
 	if len(s.NATGateways) > 0 {
 		uplinks = s.NATGateways
 	}
-	if s.NAT {
-		for _, u := range uplinks {
-			add(ChainForward, RuleForwardIn, "", subnet, u, s.Bridge, TargetAccept)
-		}
-		for _, u := range uplinks {
-			add(ChainForward, RuleForwardOut, subnet, "", s.Bridge, u, TargetAccept)
-		}
+	if !s.NAT {
+		uplinks = nil
 	}
-	add(ChainForward, RuleForwardIn, "", "", outside, s.Bridge, TargetDrop)
-	add(ChainForward, RuleForwardOut, "", "", s.Bridge, outside, TargetDrop)
-	if s.NAT {
-		for _, u := range uplinks {
-			add(ChainPostrouting, RuleMasquerade, subnet, "", "", u, TargetMasquerade)
-		}
+	forward := func(kind, src, dst, iif, oif, target string) {
+		set.add(mvm.FirewallRule{ChainName: ChainForward, RuleType: kind, Source: src, Destination: dst, InInterface: iif, OutInterface: oif, Target: target})
 	}
-	return rules
+	forward(RulePublishedIn, "", subnet, out, in, TargetAccept)
+	forward(RulePublishedOut, subnet, "", in, out, TargetAccept)
+	for _, u := range uplinks {
+		forward(RuleForwardIn, "", subnet, u, in, TargetAccept)
+	}
+	forward(RuleForwardOut, "", metadataRange, in, out, TargetDrop)
+	for _, u := range uplinks {
+		forward(RuleForwardOut, subnet, "", in, u, TargetAccept)
+	}
+	forward(RuleForwardIn, "", "", out, in, TargetDrop)
+	forward(RuleForwardOut, "", "", in, out, TargetDrop)
+	set.input(s)
+	nat := func(kind, src, oif string) {
+		set.add(mvm.FirewallRule{ChainName: ChainPostrouting, RuleType: kind, Source: src, OutInterface: oif, Target: TargetMasquerade})
+	}
+	for _, u := range uplinks {
+		nat(RuleMasquerade, subnet, u)
+	}
+	nat(RuleHairpin, subnet, in)
+	nat(RuleHairpinLocal, loopback, in)
+	return set.rules
 }
 
-// NoCloudRules returns the rules by which one guest, and nobody else, reaches the
-// server that its cloud-init reads from.
-func NoCloudRules(s NoCloudSpec) []mvm.FirewallRule {
-	gateway := netip.PrefixFrom(s.Gateway, 32).String()
-	tag := Tag(s.VMID) + ":" + RuleNoCloudNet
-	one := mvm.FirewallRule{
-		TableName: "filter", ChainName: ChainInput, RuleType: RuleNoCloudNet, Protocol: "tcp", Source: netip.PrefixFrom(s.IP, 32).String(), Destination: gateway,
-		InInterface: s.Bridge, Target: TargetAccept, DPort: s.Port, CommentTag: &tag, IsActive: true,
+// input adds what guests may reach on the host.
+func (set *ruleSet) input(s Spec) {
+	gateway := s.Gateway.String() + "/32"
+	input := func(kind, src, dst, protocol string, port int, target string) {
+		set.add(mvm.FirewallRule{ChainName: ChainInput, RuleType: kind, Source: src, Destination: dst, InInterface: s.Bridge, Protocol: protocol, DPort: port, Target: target})
 	}
-	others := one
-	others.Source, others.InInterface, others.Target = "", "", TargetDrop
-	rules := []mvm.FirewallRule{one, others}
-	for i := range rules {
-		text := Text(rules[i])
-		rules[i].CommandString = &text
+	input(RuleInputReplies, "", "", "", 0, TargetAccept)
+	input(RuleInputPing, "", gateway, "icmp", 0, TargetAccept)
+	if s.DNS {
+		input(RuleInputDNS, "", gateway, "udp", 53, TargetAccept)
+		input(RuleInputDNS, "", gateway, "tcp", 53, TargetAccept)
 	}
-	return rules
-}
-
-// RepliesOnly says whether a rule matches only packets of connections that the
-// other side began.
-func RepliesOnly(r mvm.FirewallRule) bool {
-	return r.RuleType == RuleForwardIn && r.Target == TargetAccept && r.DPort == 0
+	input(RuleNocloudInput, "", gateway, "", 0, TargetAccept)
+	input(RuleInput, "", "", "", 0, TargetDrop)
 }
 
 // Text returns a rule in nft's notation, for people; it is not parsed again.
@@ -122,90 +203,40 @@ func Text(r mvm.FirewallRule) string {
 	}
 	iface("iifname", r.InInterface)
 	iface("oifname", r.OutInterface)
-	if r.Source != "" {
-		b.WriteString(" ip saddr " + r.Source)
+	address := func(key, addr string) {
+		if addr, whole := strings.CutSuffix(addr, "/32"); addr != "" || whole {
+			b.WriteString(" " + key + " " + addr)
+		}
 	}
-	if r.Destination != "" {
-		b.WriteString(" ip daddr " + r.Destination)
+	address("ip saddr", r.Source)
+	if r.Destination == Local {
+		b.WriteString(" fib daddr type local")
+	} else {
+		address("ip daddr", r.Destination)
 	}
 	if r.DPort != 0 {
 		b.WriteString(" " + r.Protocol + " dport " + strconv.Itoa(r.DPort))
 	}
-	if RepliesOnly(r) {
-		b.WriteString(" ct state established,related")
+	if m := MatchOf(r); m != MatchNone {
+		b.WriteString(" " + string(m))
 	}
-	b.WriteString(" " + strings.ToLower(r.Target))
+	switch to, dnat := strings.CutPrefix(r.Target, TargetDNAT+" "); {
+	case dnat:
+		b.WriteString(" dnat to " + to)
+	case r.Target == TargetMark:
+		b.WriteString(fmt.Sprintf(" meta mark set %#x accept", NoCloudMark))
+	default:
+		b.WriteString(" " + strings.ToLower(r.Target))
+	}
 	if r.CommentTag != nil {
 		b.WriteString(` comment "` + *r.CommentTag + `"`)
 	}
 	return b.String()
 }
 
-// RuleDiff is how desired and observed rules differ.
-type RuleDiff struct {
-	Added   []mvm.FirewallRule // desired, not there
-	Removed []mvm.FirewallRule // there, not desired
-	Kept    []mvm.FirewallRule // both; as observed
-}
-
-// Diff compares rules by what they do and by their comment, whatever their
-// order, ids and times. A rule that is there twice is wanted once.
-func Diff(desired, observed []mvm.FirewallRule) RuleDiff {
-	var d RuleDiff
-	left := slices.Clone(observed)
-	for _, want := range desired {
-		i := slices.IndexFunc(left, func(r mvm.FirewallRule) bool { return ruleKey(r) == ruleKey(want) })
-		if i < 0 {
-			d.Added = append(d.Added, want)
-			continue
-		}
-		d.Kept = append(d.Kept, left[i])
-		left = slices.Delete(left, i, i+1)
-	}
-	d.Removed = left
-	if len(left) == 0 {
-		d.Removed = nil
-	}
-	return d
-}
-
-// InPlace says whether the observed rules are exactly the desired ones, and
-// within each chain in the desired order.
-func InPlace(desired, observed []mvm.FirewallRule) bool {
-	if len(desired) != len(observed) {
-		return false
-	}
-	for _, chain := range []string{ChainForward, ChainPostrouting, ChainInput} {
-		if !slices.Equal(keysIn(chain, desired), keysIn(chain, observed)) {
-			return false
-		}
-	}
-	return len(Diff(desired, observed).Added) == 0
-}
-
-func keysIn(chain string, rules []mvm.FirewallRule) []key {
-	var keys []key
-	for _, r := range rules {
-		if r.ChainName == chain {
-			keys = append(keys, ruleKey(r))
-		}
-	}
-	return keys
-}
-
-// key is all that makes two rules the same.
-type key struct {
-	table, chain, kind, protocol, src, dst, in, out, target, tag string
-	sport, dport                                                 int
-}
-
-func ruleKey(r mvm.FirewallRule) key {
-	k := key{
-		r.TableName, r.ChainName, r.RuleType, r.Protocol, r.Source, r.Destination,
-		r.InInterface, r.OutInterface, r.Target, "", r.SPort, r.DPort,
-	}
-	if r.CommentTag != nil {
-		k.tag = *r.CommentTag
-	}
-	return k
+// DNATTo returns where a DNAT target leads, and whether it is one.
+func DNATTo(target string) (netip.AddrPort, bool) {
+	to, is := strings.CutPrefix(target, TargetDNAT+" ")
+	ap, err := netip.ParseAddrPort(to)
+	return ap, is && err == nil
 }

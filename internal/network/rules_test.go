@@ -26,32 +26,57 @@ func texts(rules []mvm.FirewallRule) []string {
 }
 
 func TestRules(t *testing.T) {
-	uplinks, isolated := red, red
+	uplinks, inner, served := red, red, red
 	uplinks.NATGateways = []string{"eth0", "wlan0"}
-	isolated.NAT, isolated.NATGateways = false, []string{"eth0"}
+	inner.NAT, inner.NATGateways = false, []string{"eth0"}
+	served.DNS = true
+	published := []string{
+		`MVM-FORWARD iifname != "mvm-red" oifname "mvm-red" ip daddr 172.27.0.0/24 ct status dnat accept`,
+		`MVM-FORWARD iifname "mvm-red" oifname != "mvm-red" ip saddr 172.27.0.0/24 ct status dnat ct direction reply accept`,
+	}
+	metadata := []string{`MVM-FORWARD iifname "mvm-red" oifname != "mvm-red" ip daddr 169.254.0.0/16 drop`}
 	drops := []string{
 		`MVM-FORWARD iifname != "mvm-red" oifname "mvm-red" drop`,
 		`MVM-FORWARD iifname "mvm-red" oifname != "mvm-red" drop`,
+	}
+	replies := []string{
+		`MVM-NOCLOUDNET-INPUT iifname "mvm-red" ct state established,related accept`,
+		`MVM-NOCLOUDNET-INPUT iifname "mvm-red" ip daddr 172.27.0.1 icmp type echo-request accept`,
+	}
+	noInput := []string{
+		`MVM-NOCLOUDNET-INPUT iifname "mvm-red" ip daddr 172.27.0.1 meta mark 0x6d766d01 accept`,
+		`MVM-NOCLOUDNET-INPUT iifname "mvm-red" drop`,
+	}
+	hairpin := []string{
+		`MVM-POSTROUTING oifname "mvm-red" ip saddr 172.27.0.0/24 ct status dnat masquerade`,
+		`MVM-POSTROUTING oifname "mvm-red" ip saddr 127.0.0.0/8 masquerade`,
+	}
+	nat := [][]string{
+		{`MVM-FORWARD iifname != "mvm-red" oifname "mvm-red" ip daddr 172.27.0.0/24 ct state established,related accept`},
+		{`MVM-FORWARD iifname "mvm-red" oifname != "mvm-red" ip saddr 172.27.0.0/24 accept`},
+		{`MVM-POSTROUTING oifname != "mvm-red" ip saddr 172.27.0.0/24 masquerade`},
 	}
 	for _, c := range []struct {
 		name string
 		spec Spec
 		want []string
 	}{
-		{"NAT", red, slices.Concat([]string{
-			`MVM-FORWARD iifname != "mvm-red" oifname "mvm-red" ip daddr 172.27.0.0/24 ct state established,related accept`,
-			`MVM-FORWARD iifname "mvm-red" oifname != "mvm-red" ip saddr 172.27.0.0/24 accept`,
-		}, drops, []string{`MVM-POSTROUTING oifname != "mvm-red" ip saddr 172.27.0.0/24 masquerade`})},
-		{"uplinks", uplinks, slices.Concat([]string{
+		{"NAT", red, slices.Concat(published, nat[0], metadata, nat[1], drops, replies, noInput, nat[2], hairpin)},
+		{"uplinks", uplinks, slices.Concat(published, []string{
 			`MVM-FORWARD iifname "eth0" oifname "mvm-red" ip daddr 172.27.0.0/24 ct state established,related accept`,
 			`MVM-FORWARD iifname "wlan0" oifname "mvm-red" ip daddr 172.27.0.0/24 ct state established,related accept`,
+		}, metadata, []string{
 			`MVM-FORWARD iifname "mvm-red" oifname "eth0" ip saddr 172.27.0.0/24 accept`,
 			`MVM-FORWARD iifname "mvm-red" oifname "wlan0" ip saddr 172.27.0.0/24 accept`,
-		}, drops, []string{
+		}, drops, replies, noInput, []string{
 			`MVM-POSTROUTING oifname "eth0" ip saddr 172.27.0.0/24 masquerade`,
 			`MVM-POSTROUTING oifname "wlan0" ip saddr 172.27.0.0/24 masquerade`,
-		})},
-		{"isolated", isolated, drops},
+		}, hairpin)},
+		{"no NAT", inner, slices.Concat(published, metadata, drops, replies, noInput, hairpin)},
+		{"services of the gateway", served, slices.Concat(published, nat[0], metadata, nat[1], drops, replies, []string{
+			`MVM-NOCLOUDNET-INPUT iifname "mvm-red" ip daddr 172.27.0.1 udp dport 53 accept`,
+			`MVM-NOCLOUDNET-INPUT iifname "mvm-red" ip daddr 172.27.0.1 tcp dport 53 accept`,
+		}, noInput, nat[2], hairpin)},
 	} {
 		rules := Rules(c.spec)
 		if diff := cmp.Diff(c.want, texts(rules)); diff != "" {
@@ -65,17 +90,43 @@ func TestRules(t *testing.T) {
 	}
 }
 
+func TestGuestRules(t *testing.T) {
+	tap := TapSpec{Name: TapName("vm1"), Bridge: "mvm-red", NetworkID: "id", VMID: "vm1", VMName: "web", IP: netip.MustParseAddr("172.27.0.2")}
+	if rules := GuestRules(tap); len(rules) != 0 {
+		t.Errorf("a VM that asks for nothing has %q", texts(rules))
+	}
+	tap.Isolated = true
+	tap.Publish = []Publish{{"tcp", netip.Addr{}, 8080, 80}, {"udp", netip.MustParseAddr("127.0.0.1"), 53, 5353}}
+	want := []string{
+		`MVM-FORWARD iifname "mvm-red" oifname "mvm-red" ip saddr 172.27.0.2 drop`,
+		`MVM-FORWARD iifname "mvm-red" oifname "mvm-red" ip daddr 172.27.0.2 drop`,
+		`MVM-PREROUTING fib daddr type local tcp dport 8080 dnat to 172.27.0.2:80`,
+		`MVM-PREROUTING ip daddr 127.0.0.1 udp dport 53 dnat to 172.27.0.2:5353`,
+		`MVM-OUTPUT fib daddr type local tcp dport 8080 dnat to 172.27.0.2:80`,
+		`MVM-OUTPUT ip daddr 127.0.0.1 udp dport 53 dnat to 172.27.0.2:5353`,
+	}
+	rules := GuestRules(tap)
+	if diff := cmp.Diff(want, texts(rules)); diff != "" {
+		t.Error(diff)
+	}
+	for _, r := range rules {
+		if *r.CommentTag != "mvm:vm1:"+r.RuleType || r.NetworkID != "id" || *r.NetworkName != "web" {
+			t.Errorf("rule %+v is not marked as the VM's", r)
+		}
+	}
+}
+
 func TestNoCloudRules(t *testing.T) {
 	rules := NoCloudRules(NoCloudSpec{VMID: "vm", Bridge: "mvm-red", Gateway: red.Gateway, IP: netip.MustParseAddr("172.27.0.2"), Port: 8000})
 	want := []string{
-		`MVM-NOCLOUDNET-INPUT iifname "mvm-red" ip saddr 172.27.0.2/32 ip daddr 172.27.0.1/32 tcp dport 8000 accept`,
-		`MVM-NOCLOUDNET-INPUT ip daddr 172.27.0.1/32 tcp dport 8000 drop`,
+		`MVM-NOCLOUDNET-INPUT iifname "mvm-red" ip saddr 172.27.0.2 ip daddr 172.27.0.1 tcp dport 8000 meta mark set 0x6d766d01 accept`,
+		`MVM-NOCLOUDNET-INPUT ip daddr 172.27.0.1 tcp dport 8000 drop`,
 	}
 	if diff := cmp.Diff(want, texts(rules)); diff != "" {
 		t.Error(diff)
 	}
 	for _, r := range rules {
-		if *r.CommentTag != "mvm:vm:nocloudnet_input" || r.RuleType != RuleNoCloudNet || RepliesOnly(r) {
+		if *r.CommentTag != "mvm:vm:"+r.RuleType {
 			t.Errorf("rule %+v", r)
 		}
 	}

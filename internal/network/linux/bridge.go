@@ -52,17 +52,38 @@ func (k *Kernel) EnsureNetwork(ctx context.Context, spec network.Spec) ([]networ
 	if err := ctx.Err(); err != nil {
 		return changes, err
 	}
-	if !table.right(spec) {
+	if !table.right(network.Rules(spec), ownerOf(spec)) {
 		if err := fw.put(networkTable(spec), table); err != nil {
 			return changes, err
 		}
 		changes = append(changes, network.Change{What: "nftables table ip " + spec.Bridge, Old: presence(table.exists), New: "present"})
 	}
-	if spec.NAT && ctx.Err() == nil {
+	if spec.ForwardsNeeded() && ctx.Err() == nil {
 		change, err := ensureForwarding()
-		return append(changes, change...), err
+		if changes = append(changes, change...); err != nil {
+			return changes, err
+		}
 	}
-	return changes, ctx.Err()
+	if err := ctx.Err(); err != nil || !spec.Loopback || routesLocalnet(spec.Bridge) {
+		return changes, err
+	}
+	// Only now that the rules stand, which keep guests off the host's loopback.
+	if err := os.WriteFile(localnetFile(spec.Bridge), []byte("1"), 0); err != nil {
+		return changes, explain(err, "lead the host's loopback to bridge %s", spec.Bridge)
+	}
+	return append(changes, network.Change{What: "sysctl net.ipv4.conf." + spec.Bridge + ".route_localnet", Old: "0", New: "1"}), nil
+}
+
+// localnetFile lets connections that the host makes to its own 127.0.0.1 be led to
+// guests of a bridge (Documentation/networking/ip-sysctl.rst: route_localnet). It
+// goes with the bridge.
+func localnetFile(bridge string) string {
+	return "/proc/sys/net/ipv4/conf/" + bridge + "/route_localnet"
+}
+
+func routesLocalnet(bridge string) bool {
+	data, err := os.ReadFile(localnetFile(bridge))
+	return err == nil && strings.TrimSpace(string(data)) == "1"
 }
 
 func presence(is bool) string {
@@ -214,7 +235,7 @@ func (k *Kernel) RemoveNetwork(ctx context.Context, spec network.Spec) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	return removeTable(networkTable(spec))
+	return removeTables(networkTable(spec))
 }
 
 // Observe implements network.Kernel.
@@ -258,7 +279,8 @@ func (k *Kernel) Observe(ctx context.Context, spec network.Spec) (network.Observ
 	if err != nil {
 		return o, err
 	}
-	o.Rules = observedRules(table, spec)
-	o.Right = o.Active() && table.right(spec) && (o.Forwarding || !spec.NAT)
+	o.Rules = observedRules(table, ownerOf(spec))
+	o.Right = o.Active() && table.right(network.Rules(spec), ownerOf(spec)) && (o.Forwarding || !spec.ForwardsNeeded()) &&
+		(!spec.Loopback || routesLocalnet(spec.Bridge))
 	return o, nil
 }

@@ -82,11 +82,15 @@ add chain bridge mvm-red c`)
 func TestRulesReadBackByNft(t *testing.T) {
 	h := nettest.NewHost(t, New())
 	red := nettest.SpecOf("red", "172.27.0.0/24")
+	red.DNS = true
 	mustEnsure(t, h, red)
 	want := `table ip mvm-red {
 	chain MVM-FORWARD {
 		type filter hook forward priority filter; policy accept;
+		iifname != "mvm-red" oifname "mvm-red" ip daddr 172.27.0.0/24 ct status dnat accept comment "mvm:id-of-red:published_in"
+		iifname "mvm-red" oifname != "mvm-red" ip saddr 172.27.0.0/24 ct status dnat ct direction reply accept comment "mvm:id-of-red:published_out"
 		iifname != "mvm-red" oifname "mvm-red" ip daddr 172.27.0.0/24 ct state established,related accept comment "mvm:id-of-red:forward_in"
+		iifname "mvm-red" oifname != "mvm-red" ip daddr 169.254.0.0/16 drop comment "mvm:id-of-red:forward_out"
 		iifname "mvm-red" oifname != "mvm-red" ip saddr 172.27.0.0/24 accept comment "mvm:id-of-red:forward_out"
 		iifname != "mvm-red" oifname "mvm-red" drop comment "mvm:id-of-red:forward_in"
 		iifname "mvm-red" oifname != "mvm-red" drop comment "mvm:id-of-red:forward_out"
@@ -94,11 +98,19 @@ func TestRulesReadBackByNft(t *testing.T) {
 
 	chain MVM-NOCLOUDNET-INPUT {
 		type filter hook input priority filter; policy accept;
+		iifname "mvm-red" ct state established,related accept comment "mvm:id-of-red:input_replies"
+		iifname "mvm-red" ip daddr 172.27.0.1 icmp type echo-request accept comment "mvm:id-of-red:input_ping"
+		iifname "mvm-red" ip daddr 172.27.0.1 udp dport 53 accept comment "mvm:id-of-red:input_dns"
+		iifname "mvm-red" ip daddr 172.27.0.1 tcp dport 53 accept comment "mvm:id-of-red:input_dns"
+		iifname "mvm-red" ip daddr 172.27.0.1 meta mark 0x6d766d01 accept comment "mvm:id-of-red:nocloudnet_input"
+		iifname "mvm-red" drop comment "mvm:id-of-red:input"
 	}
 
 	chain MVM-POSTROUTING {
 		type nat hook postrouting priority srcnat; policy accept;
 		oifname != "mvm-red" ip saddr 172.27.0.0/24 masquerade comment "mvm:id-of-red:masquerade"
+		oifname "mvm-red" ip saddr 172.27.0.0/24 ct status dnat masquerade comment "mvm:id-of-red:hairpin"
+		oifname "mvm-red" ip saddr 127.0.0.0/8 masquerade comment "mvm:id-of-red:hairpin_local"
 	}
 }
 `

@@ -1,13 +1,10 @@
 package linux
 
 import (
-	"bytes"
 	"encoding/binary"
 	"net/netip"
-	"slices"
 	"strings"
 
-	"github.com/google/nftables"
 	"github.com/google/nftables/expr"
 	"golang.org/x/sys/unix"
 
@@ -17,37 +14,104 @@ import (
 
 type exprs = []expr.Any
 
-// Offsets of addresses in an IPv4 header (RFC 791).
+// Offsets of addresses in an IPv4 header (RFC 791), and of what is matched in the
+// headers behind it.
 const (
-	ipSource      = 12
-	ipDestination = 16
+	ipSource        = 12
+	ipDestination   = 16
+	destinationPort = 2
+	icmpType        = 0
 )
 
-// replies is the mask of conntrack states of a connection that is under way.
-const replies = expr.CtStateBitESTABLISHED | expr.CtStateBitRELATED
+const icmpEchoRequest = 8 // RFC 792
 
-// encode turns a rule of the model into nftables expressions.
+// Bits of conntrack's state and status (linux/netfilter/nf_conntrack_common.h).
+const (
+	replies      = expr.CtStateBitESTABLISHED | expr.CtStateBitRELATED
+	ctStatusDNAT = 1 << 5
+	ctReplyDir   = 1
+)
+
+// fibLocal is the type of route to an address of the host (RTN_LOCAL).
+const fibLocal = 2
+
+var protocols = map[string]byte{"tcp": unix.IPPROTO_TCP, "udp": unix.IPPROTO_UDP, "icmp": unix.IPPROTO_ICMP}
+
+// encode turns a rule of the model into nftables expressions. What stands in them,
+// and in which order, is what decode reads.
 func encode(r mvm.FirewallRule) rule {
 	var e exprs
 	e = append(e, matchInterface(expr.MetaKeyIIFNAME, r.InInterface)...)
 	e = append(e, matchInterface(expr.MetaKeyOIFNAME, r.OutInterface)...)
 	e = append(e, matchPrefix(ipSource, r.Source)...)
-	e = append(e, matchPrefix(ipDestination, r.Destination)...)
-	e = append(e, matchPort(r)...)
-	if network.RepliesOnly(r) {
-		e = append(e, &expr.Ct{Register: 1, Key: expr.CtKeySTATE},
-			&expr.Bitwise{SourceRegister: 1, DestRegister: 1, Len: 4, Mask: native32(replies), Xor: make([]byte, 4)},
-			&expr.Cmp{Op: expr.CmpOpNeq, Register: 1, Data: make([]byte, 4)})
+	if r.Destination == network.Local {
+		e = append(e, matchLocal...)
+	} else {
+		e = append(e, matchPrefix(ipDestination, r.Destination)...)
 	}
-	switch r.Target {
+	if number, ok := protocols[r.Protocol]; ok {
+		e = append(e, &expr.Meta{Key: expr.MetaKeyL4PROTO, Register: 1}, &expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: []byte{number}})
+	}
+	if r.DPort != 0 {
+		e = append(e, transport(destinationPort, binary.BigEndian.AppendUint16(nil, uint16(r.DPort)))...) //nolint:gosec // validated
+	}
+	e = append(e, matches[network.MatchOf(r)]...)
+	return rule{exprs: append(e, verdict(r.Target)...), comment: *r.CommentTag}
+}
+
+// matches are the expressions of the matches.
+var matches = map[network.Match]exprs{
+	network.MatchReplies: ctBits(expr.CtKeySTATE, replies),
+	network.MatchDNAT:    ctBits(expr.CtKeySTATUS, ctStatusDNAT),
+	network.MatchDNATOut: append(ctBits(expr.CtKeySTATUS, ctStatusDNAT),
+		&expr.Ct{Register: 1, Key: expr.CtKeyDIRECTION}, &expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: []byte{ctReplyDir}}),
+	network.MatchPing: transport(icmpType, []byte{icmpEchoRequest}),
+	network.MatchMarked: {
+		&expr.Meta{Key: expr.MetaKeyMARK, Register: 1}, &expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: native32(network.NoCloudMark)},
+	},
+}
+
+// matchLocal matches what is sent to any address of the host.
+var matchLocal = exprs{
+	&expr.Fib{Register: 1, ResultADDRTYPE: true, FlagDADDR: true},
+	&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: native32(fibLocal)},
+}
+
+// ctBits matches where one of the bits is set.
+func ctBits(key expr.CtKey, mask uint32) exprs {
+	return exprs{
+		&expr.Ct{Register: 1, Key: key},
+		&expr.Bitwise{SourceRegister: 1, DestRegister: 1, Len: 4, Mask: native32(mask), Xor: make([]byte, 4)},
+		&expr.Cmp{Op: expr.CmpOpNeq, Register: 1, Data: make([]byte, 4)},
+	}
+}
+
+// transport matches bytes of the header behind the IPv4 header.
+func transport(offset uint32, want []byte) exprs {
+	return field(expr.PayloadBaseTransportHeader, offset, expr.CmpOpEq, want)
+}
+
+func verdict(target string) exprs {
+	if to, ok := network.DNATTo(target); ok {
+		return exprs{
+			&expr.Immediate{Register: 1, Data: to.Addr().AsSlice()},
+			&expr.Immediate{Register: 2, Data: binary.BigEndian.AppendUint16(nil, to.Port())},
+			&expr.NAT{Type: expr.NATTypeDestNAT, Family: unix.NFPROTO_IPV4, RegAddrMin: 1, RegAddrMax: 1, RegProtoMin: 2, RegProtoMax: 2, Specified: true},
+		}
+	}
+	switch target {
+	case network.TargetMark:
+		return exprs{
+			&expr.Immediate{Register: 1, Data: native32(network.NoCloudMark)},
+			&expr.Meta{Key: expr.MetaKeyMARK, SourceRegister: true, Register: 1},
+			&expr.Verdict{Kind: expr.VerdictAccept},
+		}
 	case network.TargetMasquerade:
-		e = append(e, &expr.Masq{})
+		return exprs{&expr.Masq{}}
 	case network.TargetAccept:
-		e = append(e, &expr.Verdict{Kind: expr.VerdictAccept})
-	default:
-		e = append(e, &expr.Verdict{Kind: expr.VerdictDrop})
+		return exprs{&expr.Verdict{Kind: expr.VerdictAccept}}
 	}
-	return rule{exprs: e, comment: *r.CommentTag}
+	return exprs{&expr.Verdict{Kind: expr.VerdictDrop}}
 }
 
 // matchInterface matches an interface's name, all others with a leading '!',
@@ -67,168 +131,19 @@ func matchInterface(key expr.MetaKey, name string) exprs {
 
 func matchPrefix(offset uint32, cidr string) exprs {
 	p, err := netip.ParsePrefix(cidr)
-	if err != nil { // "": anything; Spec.Validate has seen to the rest
+	if err != nil { // "": anything; what the rules are made from is validated
 		return nil
+	}
+	addr := p.Masked().Addr().AsSlice()
+	if p.Bits() == 32 {
+		return network4(offset, addr)
 	}
 	mask := binary.BigEndian.AppendUint32(nil, ^uint32(0)<<(32-p.Bits()))
 	return exprs{
 		&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseNetworkHeader, Offset: offset, Len: 4},
 		&expr.Bitwise{SourceRegister: 1, DestRegister: 1, Len: 4, Mask: mask, Xor: make([]byte, 4)},
-		&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: p.Masked().Addr().AsSlice()},
-	}
-}
-
-// destinationPort is the offset of the port in a TCP header (RFC 9293).
-const destinationPort = 2
-
-// matchPort matches the destination port of TCP, and anything with 0.
-func matchPort(r mvm.FirewallRule) exprs {
-	if r.DPort == 0 {
-		return nil
-	}
-	return exprs{
-		&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: 1}, &expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: []byte{unix.IPPROTO_TCP}},
-		&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseTransportHeader, Offset: destinationPort, Len: 2},
-		&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: binary.BigEndian.AppendUint16(nil, uint16(r.DPort))}, //nolint:gosec // Validate has seen to it
+		&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: addr},
 	}
 }
 
 func native32(v uint32) []byte { return binary.NativeEndian.AppendUint32(nil, v) }
-
-// observedRules reads the rules of a network's table back into the model. A
-// rule that somebody put there by hand, or changed, comes back without a type
-// or with what it really does, and so differs from every desired one.
-func observedRules(s tableState, spec network.Spec) []mvm.FirewallRule {
-	if s.foreign {
-		return nil
-	}
-	var rules []mvm.FirewallRule
-	for _, r := range s.rules {
-		rules = append(rules, decode(r, spec))
-	}
-	return rules
-}
-
-func decode(nr *nftables.Rule, spec network.Spec) mvm.FirewallRule {
-	name, tag := spec.Name, comment(nr)
-	r := mvm.FirewallRule{
-		TableName: "filter", ChainName: nr.Chain.Name, Protocol: "all",
-		NetworkID: spec.NetworkID, NetworkName: &name, CommentTag: &tag, IsActive: true,
-	}
-	if nr.Chain.Name == network.ChainPostrouting {
-		r.TableName = "nat"
-	}
-	if kind, ours := strings.CutPrefix(tag, network.Tag(spec.NetworkID)+":"); ours {
-		r.RuleType = kind
-	}
-	rest, isReplies := decodeMatches(nr.Exprs, &r)
-	known := false
-	if len(rest) == 1 {
-		known = true
-		switch v := rest[0].(type) {
-		case *expr.Masq:
-			r.Target = network.TargetMasquerade
-			known = *v == expr.Masq{}
-		case *expr.Verdict:
-			r.Target = map[expr.VerdictKind]string{expr.VerdictAccept: network.TargetAccept, expr.VerdictDrop: network.TargetDrop}[v.Kind]
-			known = r.Target != ""
-		default:
-			known = false
-		}
-	}
-	if !known || isReplies != network.RepliesOnly(r) {
-		r.RuleType = ""
-	}
-	text := network.Text(r)
-	r.CommandString = &text
-	return r
-}
-
-// decodeMatches takes the matches that encode makes off the front of a rule.
-func decodeMatches(e exprs, r *mvm.FirewallRule) (rest exprs, isReplies bool) {
-	for len(e) > 1 {
-		switch first := e[0].(type) {
-		case *expr.Meta:
-			cmp, ok := e[1].(*expr.Cmp)
-			if !ok || !decodeInterface(first, cmp, r) {
-				return e, isReplies
-			}
-			e = e[2:]
-		case *expr.Payload:
-			if len(e) < 3 || !decodePrefix(first, e[1], e[2], r) {
-				return e, isReplies
-			}
-			e = e[3:]
-		case *expr.Ct:
-			if len(e) < 3 || !decodeReplies(first, e[1], e[2]) {
-				return e, isReplies
-			}
-			isReplies = true
-			e = e[3:]
-		case *expr.Counter: // counts, and changes nothing
-			e = e[1:]
-		default:
-			return e, isReplies
-		}
-	}
-	return e, isReplies
-}
-
-func decodeInterface(m *expr.Meta, cmp *expr.Cmp, r *mvm.FirewallRule) bool {
-	name := string(bytes.TrimRight(cmp.Data, "\x00"))
-	switch {
-	case cmp.Op == expr.CmpOpNeq:
-		name = "!" + name
-	case cmp.Op != expr.CmpOpEq:
-		return false
-	}
-	if len(cmp.Data) != unix.IFNAMSIZ { // a pattern such as "eth*"
-		name += "*"
-	}
-	switch m.Key {
-	case expr.MetaKeyIIFNAME:
-		r.InInterface = name
-	case expr.MetaKeyOIFNAME:
-		r.OutInterface = name
-	default:
-		return false
-	}
-	return true
-}
-
-func decodePrefix(p *expr.Payload, maskExpr, cmpExpr expr.Any, r *mvm.FirewallRule) bool {
-	mask, ok := maskExpr.(*expr.Bitwise)
-	cmp, ok2 := cmpExpr.(*expr.Cmp)
-	if !ok || !ok2 || p.Base != expr.PayloadBaseNetworkHeader || p.Len != 4 || cmp.Op != expr.CmpOpEq || len(mask.Mask) != 4 {
-		return false
-	}
-	m := binary.BigEndian.Uint32(mask.Mask)
-	addr, isAddr := netip.AddrFromSlice(cmp.Data)
-	if !isAddr || !addr.Is4() || slices.Max(mask.Xor) != 0 {
-		return false
-	}
-	bits := 0
-	for m&(1<<31) != 0 {
-		bits, m = bits+1, m<<1
-	}
-	if m != 0 {
-		return false
-	}
-	prefix := netip.PrefixFrom(addr, bits).String()
-	switch p.Offset {
-	case ipSource:
-		r.Source = prefix
-	case ipDestination:
-		r.Destination = prefix
-	default:
-		return false
-	}
-	return true
-}
-
-func decodeReplies(ct *expr.Ct, maskExpr, cmpExpr expr.Any) bool {
-	mask, ok := maskExpr.(*expr.Bitwise)
-	cmp, ok2 := cmpExpr.(*expr.Cmp)
-	return ok && ok2 && ct.Key == expr.CtKeySTATE && bytes.Equal(mask.Mask, native32(replies)) &&
-		cmp.Op == expr.CmpOpNeq && bytes.Equal(cmp.Data, make([]byte, 4))
-}

@@ -11,6 +11,7 @@ import (
 	"github.com/google/nftables/userdata"
 	"golang.org/x/sys/unix"
 
+	"github.com/mvmctl/mvm"
 	"github.com/mvmctl/mvm/internal/network"
 )
 
@@ -20,6 +21,15 @@ type table struct {
 	name   string
 	tag    string // how the comments of its rules begin
 	chains []chain
+}
+
+// count is how many rules it has.
+func (t table) count() int {
+	n := 0
+	for _, c := range t.chains {
+		n += len(c.rules)
+	}
+	return n
 }
 
 // chain is a base chain with its rules.
@@ -34,22 +44,46 @@ type rule struct {
 	comment string
 }
 
-// networkTable renders a network's table.
-func networkTable(spec network.Spec) table {
+// chainPrefix begins the names of all our chains.
+const chainPrefix = "MVM-"
+
+// base are the base chains that rules can stand in.
+var base = map[string]nftables.Chain{
+	network.ChainForward:     {Type: nftables.ChainTypeFilter, Hooknum: nftables.ChainHookForward, Priority: nftables.ChainPriorityFilter},
+	network.ChainInput:       {Type: nftables.ChainTypeFilter, Hooknum: nftables.ChainHookInput, Priority: nftables.ChainPriorityFilter},
+	network.ChainPostrouting: {Type: nftables.ChainTypeNAT, Hooknum: nftables.ChainHookPostrouting, Priority: nftables.ChainPriorityNATSource},
+	network.ChainPrerouting:  {Type: nftables.ChainTypeNAT, Hooknum: nftables.ChainHookPrerouting, Priority: nftables.ChainPriorityNATDest},
+	network.ChainOutput:      {Type: nftables.ChainTypeNAT, Hooknum: nftables.ChainHookOutput, Priority: nftables.ChainPriorityNATDest},
+}
+
+// ruleTable renders a table with rules, and the chains that these need. A packet
+// passes the chains of all tables, so none is there without rules.
+func ruleTable(name, id string, rules []mvm.FirewallRule) table {
 	accept := nftables.ChainPolicyAccept
-	base := func(name string, kind nftables.ChainType, hook *nftables.ChainHook, priority *nftables.ChainPriority) chain {
-		return chain{Chain: nftables.Chain{Name: name, Type: kind, Hooknum: hook, Priority: priority, Policy: &accept}}
-	}
-	t := table{family: nftables.TableFamilyIPv4, name: spec.Bridge, tag: network.Tag(spec.NetworkID) + ":", chains: []chain{
-		base(network.ChainForward, nftables.ChainTypeFilter, nftables.ChainHookForward, nftables.ChainPriorityFilter),
-		base(network.ChainInput, nftables.ChainTypeFilter, nftables.ChainHookInput, nftables.ChainPriorityFilter),
-		base(network.ChainPostrouting, nftables.ChainTypeNAT, nftables.ChainHookPostrouting, nftables.ChainPriorityNATSource),
-	}}
-	for _, r := range network.Rules(spec) {
-		i := slices.IndexFunc(t.chains, func(c chain) bool { return c.Name == r.ChainName })
-		t.chains[i].rules = append(t.chains[i].rules, encode(r))
+	t := table{family: nftables.TableFamilyIPv4, name: name, tag: network.Tag(id) + ":"}
+	for _, c := range network.Chains() {
+		nc := chain{Chain: base[c]}
+		nc.Name, nc.Policy = c, &accept
+		for _, r := range rules {
+			if r.ChainName == c {
+				nc.rules = append(nc.rules, encode(r))
+			}
+		}
+		if len(nc.rules) > 0 {
+			t.chains = append(t.chains, nc)
+		}
 	}
 	return t
+}
+
+// networkTable renders a network's table.
+func networkTable(spec network.Spec) table {
+	return ruleTable(spec.Bridge, spec.NetworkID, network.Rules(spec))
+}
+
+// guestTable renders a VM's table, which has no chains where the VM has no rules.
+func guestTable(t network.TapSpec) table {
+	return ruleTable(t.Name, t.VMID, network.GuestRules(t))
 }
 
 // firewall is one call's nftables socket.
@@ -70,13 +104,14 @@ type tableState struct {
 	want    table
 	exists  bool
 	foreign bool // it is there and not ours
-	chains  int  // of ours
+	chains  int  // of those wanted
+	extra   int  // not wanted
 	rules   []*nftables.Rule
 }
 
-// right says whether all base chains of a network are there, with its rules.
-func (s tableState) right(spec network.Spec) bool {
-	return s.exists && s.chains == len(s.want.chains) && network.InPlace(network.Rules(spec), observedRules(s, spec))
+// right says whether all base chains are there, with the rules.
+func (s tableState) right(rules []mvm.FirewallRule, o owner) bool {
+	return s.exists && s.chains == len(s.want.chains) && s.extra == 0 && network.InPlace(rules, observedRules(s, o))
 }
 
 // read reads the table's chains and rules. A table is ours when a rule in it
@@ -96,7 +131,7 @@ func (f *firewall) read(t table) (tableState, error) {
 	if err != nil {
 		return s, explain(err, "read nftables chains")
 	}
-	others, tagged := 0, false
+	ours, others, tagged := 0, 0, false
 	for _, c := range chains {
 		if c.Table.Name != t.name {
 			continue
@@ -107,6 +142,9 @@ func (f *firewall) read(t table) (tableState, error) {
 		}
 		if slices.ContainsFunc(t.chains, func(w chain) bool { return w.Name == c.Name }) {
 			s.chains++
+		}
+		if strings.HasPrefix(c.Name, chainPrefix) {
+			ours++
 		} else {
 			others++
 		}
@@ -115,11 +153,12 @@ func (f *firewall) read(t table) (tableState, error) {
 		}
 		s.rules = append(s.rules, rules...)
 	}
+	s.extra = ours + others - s.chains
 	// What a table holds besides chains (sets, maps) shows in its use count,
 	// which the kernel sends in network order and the library reads in the
 	// host's.
 	use := min(got.Use, bits.ReverseBytes32(got.Use))
-	bare := others == 0 && len(s.rules) == 0 && int(use) <= s.chains
+	bare := others == 0 && len(s.rules) == 0 && int(use) <= ours
 	s.foreign = !tagged && !bare
 	return s, nil
 }
@@ -171,13 +210,8 @@ func (f *firewall) write(t table, replace bool) error {
 	return explain(err, "write nftables table %s", t.name)
 }
 
-// removeTable removes a table of ours; another's stays.
-func removeTable(t table) error {
-	f, err := openFirewall()
-	if err != nil {
-		return err
-	}
-	defer f.close()
+// remove removes a table of ours; another's stays.
+func (f *firewall) remove(t table) error {
 	s, err := f.read(t)
 	if err != nil || !s.exists || s.foreign {
 		return err
@@ -185,6 +219,21 @@ func removeTable(t table) error {
 	f.DelTable(&nftables.Table{Family: t.family, Name: t.name})
 	if err := f.Flush(); err != nil && !errors.Is(err, unix.ENOENT) {
 		return explain(err, "remove nftables table %s", t.name)
+	}
+	return nil
+}
+
+// removeTables removes those of the tables that are ours.
+func removeTables(tables ...table) error {
+	f, err := openFirewall()
+	if err != nil {
+		return err
+	}
+	defer f.close()
+	for _, t := range tables {
+		if err := f.remove(t); err != nil {
+			return err
+		}
 	}
 	return nil
 }

@@ -39,6 +39,9 @@ func guardTable(t network.TapSpec) table {
 	if t.IP.Is4() && len(t.MAC) == 6 { // removing needs the name and the tag only
 		ip, nobody := t.IP.AsSlice(), make([]byte, 4)
 		c.add(tag+"mac", expr.VerdictDrop, field(expr.PayloadBaseLLHeader, etherSource, expr.CmpOpNeq, t.MAC))
+		// With published ports the host's loopback is reached by way of the bridge;
+		// its martian check then lets these pass.
+		c.add(tag+"loopback", expr.VerdictDrop, protocol(unix.ETH_P_IP), network4(ipDestination, []byte{127}))
 		c.add(tag+"ip", expr.VerdictAccept, protocol(unix.ETH_P_IP), network4(ipSource, ip))
 		arp := func(comment string, sender []byte) {
 			c.add(tag+comment, expr.VerdictAccept, protocol(unix.ETH_P_ARP), network4(0, arpForIPv4),
@@ -50,6 +53,31 @@ func guardTable(t network.TapSpec) table {
 	result.chains = []chain{c}
 	return result
 }
+
+// apartChain is the one chain of the table that keeps a VM apart.
+const apartChain = "MVM-APART"
+
+// apartTable renders the table of the bridge family that keeps an isolated VM from
+// all its neighbours: what goes from one port of a bridge to another passes it, what
+// goes to or comes from the host does not. Without isolation it has no chain.
+func apartTable(t network.TapSpec) table {
+	accept := nftables.ChainPolicyAccept
+	result := table{family: nftables.TableFamilyBridge, name: t.Name, tag: network.Tag(t.VMID) + ":"}
+	if !t.Isolated {
+		return result
+	}
+	c := chain{Chain: nftables.Chain{
+		Name: apartChain, Type: nftables.ChainTypeFilter, Hooknum: nftables.ChainHookForward,
+		Priority: nftables.ChainPriorityRef(bridgeFilter), Policy: &accept,
+	}}
+	c.add(result.tag+"apart", expr.VerdictDrop, matchInterface(expr.MetaKeyIIFNAME, t.Name))
+	c.add(result.tag+"apart", expr.VerdictDrop, matchInterface(expr.MetaKeyOIFNAME, t.Name))
+	result.chains = []chain{c}
+	return result
+}
+
+// bridgeFilter is NF_BR_PRI_FILTER_BRIDGED (linux/netfilter_bridge.h).
+const bridgeFilter = -200
 
 func (c *chain) add(comment string, verdict expr.VerdictKind, matches ...exprs) {
 	var e exprs

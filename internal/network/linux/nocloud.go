@@ -5,22 +5,22 @@ import (
 
 	"github.com/google/nftables"
 
+	"github.com/mvmctl/mvm"
 	"github.com/mvmctl/mvm/internal/network"
 )
 
 // noCloudTable renders the table of one VM's NoCloud server. It is apart from the
 // network's: two VMs that start at once never write the same object.
 func noCloudTable(n network.NoCloudSpec) table {
-	accept := nftables.ChainPolicyAccept
-	c := chain{Chain: nftables.Chain{
-		Name: network.ChainInput, Type: nftables.ChainTypeFilter, Hooknum: nftables.ChainHookInput, Priority: nftables.ChainPriorityFilter, Policy: &accept,
-	}}
+	var rules []mvm.FirewallRule
 	if n.IP.Is4() { // removing needs the name and the tag only
-		for _, r := range network.NoCloudRules(n) {
-			c.rules = append(c.rules, encode(r))
-		}
+		rules = network.NoCloudRules(n)
 	}
-	return table{family: nftables.TableFamilyIPv4, name: n.Table(), tag: network.Tag(n.VMID) + ":", chains: []chain{c}}
+	t := ruleTable(n.Table(), n.VMID, rules)
+	for i := range t.chains {
+		t.chains[i].Priority = nftables.ChainPriorityRef(*nftables.ChainPriorityFilter - 1) // before the network's
+	}
+	return t
 }
 
 // AllowNoCloud implements network.Kernel.
@@ -54,5 +54,5 @@ func (k *Kernel) RemoveNoCloud(ctx context.Context, n network.NoCloudSpec) error
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	return removeTable(noCloudTable(n))
+	return removeTables(noCloudTable(n))
 }

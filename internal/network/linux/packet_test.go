@@ -5,8 +5,6 @@ import (
 	"io"
 	"net"
 	"net/netip"
-	"os"
-	"strings"
 	"testing"
 	"time"
 
@@ -95,10 +93,8 @@ func TestPacketsBetweenGuests(t *testing.T) {
 	blue2 := nettest.Guest(t, h.Namespace, "b2", blue, netip.MustParseAddr("172.27.1.2"))
 	redServer, blueServer := red2.ServePeer("172.27.0.2:80"), blue2.ServePeer("172.27.1.2:80")
 
-	// Where br_netfilter is loaded, FORWARD sees what stays on one bridge too.
-	const bridgeNF = "net.bridge.bridge-nf-call-iptables"
-	for _, value := range []string{"0", "1"} {
-		if _, err := os.Stat("/proc/sys/" + strings.ReplaceAll(bridgeNF, ".", "/")); err == nil {
+	for _, value := range bridgeNFValues() {
+		if value != "" {
 			h.Run("sysctl", "-qw", bridgeNF+"="+value)
 		}
 		wantPeer(t, "neighbour on one network, "+bridgeNF+"="+value, red3, redServer, "172.27.0.3")

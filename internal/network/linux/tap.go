@@ -40,23 +40,58 @@ func (k *Kernel) AddTap(ctx context.Context, t network.TapSpec) error {
 		return err
 	}
 	defer fw.close()
-	guard, err := fw.read(guardTable(t))
+	rules, err := fw.readTapTables(t)
 	if err != nil {
 		return err
-	}
-	if guard.foreign {
-		return foreign("nftables table", "netdev "+t.Name)
 	}
 	if tap, err = s.ensureTap(tap, t); err != nil {
 		return err
 	}
-	if err := ctx.Err(); err != nil {
-		return err
-	}
-	if err := fw.put(guardTable(t), guard); err != nil {
-		return err
+	for _, was := range rules {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		if err := fw.ensure(was); err != nil {
+			return err
+		}
 	}
 	return s.attach(tap, br, t)
+}
+
+// tapTables are the tables of a tap: the guard, what keeps it apart, its rules.
+func tapTables(t network.TapSpec) []table {
+	return []table{guardTable(t), apartTable(t), guestTable(t)}
+}
+
+// readTapTables reads the tables of a tap, and refuses those of somebody else.
+func (f *firewall) readTapTables(t network.TapSpec) ([]tableState, error) {
+	var states []tableState
+	for _, want := range tapTables(t) {
+		s, err := f.read(want)
+		if err != nil {
+			return nil, err
+		}
+		if s.foreign {
+			return nil, foreign("nftables table", familyName(want.family)+" "+t.Name)
+		}
+		states = append(states, s)
+	}
+	return states, nil
+}
+
+func familyName(f nftables.TableFamily) string {
+	return map[nftables.TableFamily]string{nftables.TableFamilyNetdev: "netdev", nftables.TableFamilyBridge: "bridge", nftables.TableFamilyIPv4: "ip"}[f]
+}
+
+// ensure puts a tap's table in place, or removes one that is not wanted any more.
+func (f *firewall) ensure(was tableState) error {
+	switch {
+	case len(was.want.chains) > 0:
+		return f.put(was.want, was)
+	case was.exists:
+		return f.remove(was.want)
+	}
+	return nil
 }
 
 // bridgeFor returns the bridge that the tap belongs on.
@@ -152,6 +187,13 @@ func (s *session) attach(tap *netlink.Tuntap, br netlink.Link, t network.TapSpec
 			return explain(err, "isolate tap %s", t.Name)
 		}
 	}
+	// Where br_netfilter is on, a guest's packet to a port that leads back to itself
+	// never leaves the bridge, and has to go out by the port that it came in by.
+	if hairpin := len(t.Publish) > 0; port.Hairpin != hairpin {
+		if err := s.LinkSetHairpin(tap, hairpin); err != nil {
+			return explain(err, "let tap %s reach itself", t.Name)
+		}
+	}
 	if err := s.ctx.Err(); err != nil {
 		return err
 	}
@@ -163,8 +205,8 @@ func (s *session) attach(tap *netlink.Tuntap, br netlink.Link, t network.TapSpec
 	return nil
 }
 
-// RemoveTap implements network.Kernel. The guard goes last: the tap is never
-// without one.
+// RemoveTap implements network.Kernel. The rules go last: the tap is never without
+// a guard.
 func (k *Kernel) RemoveTap(ctx context.Context, t network.TapSpec) error {
 	if err := t.ValidateRemoval(); err != nil {
 		return err
@@ -187,7 +229,38 @@ func (k *Kernel) RemoveTap(ctx context.Context, t network.TapSpec) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	return removeTable(guardTable(t))
+	return removeTables(tapTables(network.TapSpec{Name: t.Name, VMID: t.VMID})...)
+}
+
+// ObserveTap implements network.Kernel.
+func (k *Kernel) ObserveTap(ctx context.Context, t network.TapSpec) (network.ObservedTap, error) {
+	var o network.ObservedTap
+	if err := t.Validate(); err != nil {
+		return o, err
+	}
+	if err := ctx.Err(); err != nil {
+		return o, err
+	}
+	fw, err := openFirewall()
+	if err != nil {
+		return o, err
+	}
+	defer fw.close()
+	states, err := fw.readTapTables(t)
+	switch {
+	case errors.Is(err, mvm.ErrPrivilege):
+		o.RulesUnknown = true
+		return o, nil
+	case err != nil:
+		return o, err
+	}
+	guard, apart, guest := states[0], states[1], states[2]
+	o.Rules = observedRules(guest, guestOwner(t))
+	same := func(s tableState) bool {
+		return s.exists == (len(s.want.chains) > 0) && s.chains == len(s.want.chains) && s.extra == 0 && len(s.rules) == s.want.count()
+	}
+	o.Right = same(guard) && same(apart) && same(guest) && network.InPlace(network.GuestRules(t), o.Rules)
+	return o, nil
 }
 
 // Taps implements network.Kernel.

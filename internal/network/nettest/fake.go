@@ -44,6 +44,7 @@ type fakeLink struct {
 	addr     netip.Prefix
 	master   string
 	isolated bool
+	localnet bool // route_localnet
 }
 
 type fakeTable struct {
@@ -134,7 +135,9 @@ func (f *Fake) EnsureNetwork(ctx context.Context, s network.Spec) ([]network.Cha
 	t := f.tables[s.Bridge]
 	step(t == nil || !network.InPlace(network.Rules(s), t.rules), "rules "+s.Bridge, network.Change{What: "nftables table ip " + s.Bridge, New: "present"},
 		func() { f.tables[s.Bridge] = &fakeTable{network.Tag(s.NetworkID), network.Rules(s)} })
-	step(s.NAT && !f.forwarding, "forwarding", network.Change{What: network.ForwardingSysctl, Old: "0", New: "1"}, func() { f.forwarding = true })
+	step(s.ForwardsNeeded() && !f.forwarding, "forwarding", network.Change{What: network.ForwardingSysctl, Old: "0", New: "1"}, func() { f.forwarding = true })
+	step(s.Loopback && !l.localnet, "loopback "+s.Bridge, network.Change{What: "sysctl net.ipv4.conf." + s.Bridge + ".route_localnet", Old: "0", New: "1"},
+		func() { l.localnet = true })
 	return changes, err
 }
 
@@ -196,7 +199,8 @@ func (f *Fake) Observe(ctx context.Context, s network.Spec) (network.Observed, e
 	o.Forwarding = f.forwarding
 	if t := f.tables[s.Bridge]; t != nil && t.owner == network.Tag(s.NetworkID) {
 		o.Rules = slices.Clone(t.rules)
-		o.Right = o.Active() && network.InPlace(network.Rules(s), t.rules) && (f.forwarding || !s.NAT)
+		o.Right = o.Active() && network.InPlace(network.Rules(s), t.rules) && (f.forwarding || !s.ForwardsNeeded()) &&
+			(!s.Loopback || f.links[s.Bridge].localnet)
 	}
 	return o, nil
 }
@@ -231,7 +235,7 @@ func (f *Fake) AddTap(ctx context.Context, t network.TapSpec) error {
 	if err := f.effect(ctx, "guard "+t.Name); err != nil {
 		return err
 	}
-	f.tables[t.Name] = &fakeTable{owner: network.Tag(t.VMID)}
+	f.tables[t.Name] = &fakeTable{network.Tag(t.VMID), network.GuestRules(t)}
 	if err := f.effect(ctx, "attach "+t.Name); err != nil {
 		return err
 	}
@@ -274,6 +278,26 @@ func (f *Fake) RemoveNoCloud(ctx context.Context, n network.NoCloudSpec) error {
 		return err
 	}
 	return f.remove(ctx, "", n.Table(), n.VMID)
+}
+
+// ObserveTap implements network.Kernel.
+func (f *Fake) ObserveTap(ctx context.Context, t network.TapSpec) (network.ObservedTap, error) {
+	if err := t.Validate(); err != nil {
+		return network.ObservedTap{}, err
+	}
+	end, err := f.begin(ctx)
+	if err != nil {
+		return network.ObservedTap{}, err
+	}
+	defer end()
+	if err := f.own("tap", t.Name, t.VMID); err != nil {
+		return network.ObservedTap{}, err
+	}
+	table := f.tables[t.Name]
+	if table == nil {
+		return network.ObservedTap{}, nil
+	}
+	return network.ObservedTap{Rules: slices.Clone(table.rules), Right: network.InPlace(network.GuestRules(t), table.rules)}, nil
 }
 
 // Taps implements network.Kernel.

@@ -22,6 +22,7 @@ type savedHost struct {
 type savedLink struct {
 	Kind, Alias, Master string
 	Up, Isolated        bool
+	Localnet            bool
 	Addr                netip.Prefix
 }
 
@@ -51,7 +52,7 @@ func (f *Fake) share(ctx context.Context) (func(), error) {
 		f.links, f.tables = map[string]*fakeLink{}, map[string]*fakeTable{}
 	}
 	for name, l := range s.Links {
-		f.links[name] = &fakeLink{kind: l.Kind, alias: l.Alias, up: l.Up, addr: l.Addr, master: l.Master, isolated: l.Isolated}
+		f.links[name] = &fakeLink{kind: l.Kind, alias: l.Alias, up: l.Up, addr: l.Addr, master: l.Master, isolated: l.Isolated, localnet: l.Localnet}
 	}
 	for name, t := range s.Tables {
 		f.tables[name] = &fakeTable{t.Owner, t.Rules}
@@ -67,7 +68,7 @@ func (f *Fake) share(ctx context.Context) (func(), error) {
 func (f *Fake) save() error {
 	s := savedHost{map[string]savedLink{}, map[string]savedTable{}, f.forwarding}
 	for name, l := range f.links {
-		s.Links[name] = savedLink{l.kind, l.alias, l.master, l.up, l.isolated, l.addr}
+		s.Links[name] = savedLink{l.kind, l.alias, l.master, l.up, l.isolated, l.localnet, l.addr}
 	}
 	for name, t := range f.tables {
 		s.Tables[name] = savedTable{t.owner, t.rules}

@@ -1,6 +1,7 @@
 package nettest
 
 import (
+	"net/netip"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -68,6 +69,54 @@ func taps(t *testing.T, h Host) {
 	}
 	if diff := cmp.Diff(before, interfaces(t, h)); diff != "" {
 		t.Errorf("interfaces before and after:\n%s", diff)
+	}
+}
+
+// guestRules are the rules of one VM, which come and go with its tap.
+func guestRules(t *testing.T, h Host) {
+	ensure(t, h, red)
+	tap := TapOf("vm1", red, "172.27.0.2")
+	plain := tap
+	publish := func(port int) network.Publish { return network.Publish{Protocol: "tcp", HostPort: port, GuestPort: 80} }
+	want := func(s network.TapSpec, right bool, rules []mvm.FirewallRule) {
+		t.Helper()
+		o, err := h.ObserveTap(t.Context(), s)
+		if err != nil || o.Right != right {
+			t.Errorf("right is %v, want %v: %v", o.Right, right, err)
+		}
+		if diff := cmp.Diff(rules, o.Rules); diff != "" {
+			t.Errorf("rules of the VM (-want +got):\n%s", diff)
+		}
+	}
+	want(tap, false, nil)
+	addTap(t, h, tap)
+	want(tap, true, nil)
+	for _, change := range []func(){
+		func() { tap.Publish = []network.Publish{publish(8080), publish(8081)} },
+		func() { tap.Isolated = true },
+		func() {
+			tap.Publish = []network.Publish{{Protocol: "udp", HostAddr: netip.MustParseAddr("127.0.0.1"), HostPort: 53, GuestPort: 5300}}
+		},
+	} {
+		before := network.GuestRules(tap)
+		change()
+		want(tap, false, before)
+		addTap(t, h, tap)
+		want(tap, true, network.GuestRules(tap))
+	}
+	addTap(t, h, plain)
+	want(plain, true, nil)
+	addTap(t, h, tap)
+	if err := h.RemoveTap(t.Context(), network.TapSpec{Name: tap.Name, VMID: tap.VMID}); err != nil {
+		t.Fatal(err)
+	}
+	want(tap, false, nil)
+	if h.HasTable(tap.Name) {
+		t.Error("a removed VM's rules are still there")
+	}
+	for _, bad := range []network.Publish{{}, {Protocol: "sctp", HostPort: 1, GuestPort: 1}, {Protocol: "tcp", HostPort: 0, GuestPort: 1}, {Protocol: "tcp", HostPort: 1, GuestPort: 65536}} {
+		tap.Publish = []network.Publish{bad}
+		wantKind(t, h.AddTap(t.Context(), tap), mvm.ErrInvalid)
 	}
 }
 

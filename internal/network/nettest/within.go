@@ -50,6 +50,11 @@ func (w within) RemoveNoCloud(ctx context.Context, n network.NoCloudSpec) (err e
 	return err
 }
 
+func (w within) ObserveTap(ctx context.Context, t network.TapSpec) (o network.ObservedTap, err error) {
+	w.ns.Do(func() { o, err = w.k.ObserveTap(ctx, t) })
+	return o, err
+}
+
 func (w within) Taps(ctx context.Context) (taps []network.Tap, err error) {
 	w.ns.Do(func() { taps, err = w.k.Taps(ctx) })
 	return taps, err
