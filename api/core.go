@@ -28,7 +28,8 @@ type core struct {
 	firecracker    func(binary string) vmm.Driver
 	isRoot         func() bool
 	checkJail      func(dir string) error
-	startRestarter func() error // a process that restarts VMs
+	startRestarter func() error                // a process that restarts VMs
+	listens        func(network.Publish) error // refuses a port that a program of the host listens on
 
 	agent string // the program that goes into guests where none was built in
 
@@ -49,7 +50,7 @@ func newCore(cfg Config) (*core, error) {
 			return nil, mvm.Errorf(mvm.ErrUnavailable, "cannot tell which program this is: %w", err)
 		}
 	}
-	c := &core{cfg: cfg, paths: p, agent: cfg.Executable, runner: &run.Host{}, net: linux.New(), isRoot: func() bool { return os.Geteuid() == 0 }, checkJail: firecracker.CheckJail}
+	c := &core{cfg: cfg, paths: p, agent: cfg.Executable, runner: &run.Host{}, net: linux.New(), listens: portTaken, isRoot: func() bool { return os.Geteuid() == 0 }, checkJail: firecracker.CheckJail}
 	c.qemu, c.firecracker, c.startRestarter = c.realQEMU, c.realFirecracker, c.spawnRestarter
 	return c, nil
 }

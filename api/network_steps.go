@@ -48,7 +48,10 @@ func tapSpec(vm *mvm.VMInstanceItem, n *mvm.NetworkItem) (network.TapSpec, error
 	if err != nil {
 		return network.TapSpec{}, mvm.Errorf(mvm.ErrBroken, "stored address %s: %w", mvm.Quote(vm.IPv4), err)
 	}
-	t := network.TapSpec{Name: vm.TapDevice, Bridge: n.Bridge, MAC: mac, IP: ip, VMID: vm.ID, VMName: vm.Name, Isolated: vm.Options.Isolate}
+	t := network.TapSpec{
+		Name: vm.TapDevice, Bridge: n.Bridge, NetworkID: n.ID, MAC: mac, IP: ip, VMID: vm.ID, VMName: vm.Name,
+		Isolated: vm.Options.Isolate, Publish: published(vm),
+	}
 	if vm.Options.Jailed {
 		t.OwnerUID = vm.Options.JailUID
 	}

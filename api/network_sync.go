@@ -58,7 +58,7 @@ func (o *NetworkOperation) Sync(ctx context.Context, in NetworkInput) (map[strin
 		if !n.IsPresent { // being made or removed
 			continue
 		}
-		s := &syncing{c: c, n: n, spec: networkSpec(n), done: &NetworkSynced{Changes: []HostChange{}}}
+		s := &syncing{c: c, n: n, spec: networkSpecFor(n, vms...), done: &NetworkSynced{Changes: []HostChange{}}}
 		err := s.network(ctx)
 		if err == nil {
 			right = append(right, s.spec)
@@ -138,7 +138,13 @@ func (s *syncing) taps(ctx context.Context, vms []*mvm.VMInstanceItem, taps []ne
 		was, ok := there[spec.Name]
 		rebuilt := slices.ContainsFunc(s.done.Changes, func(ch HostChange) bool { return ch.What == "bridge "+spec.Bridge })
 		if ok && was.Up && was.Guarded && was.Bridge == spec.Bridge && was.Isolated == spec.Isolated && !rebuilt {
-			continue
+			rules, err := s.c.net.ObserveTap(ctx, spec)
+			if err != nil {
+				return err
+			}
+			if rules.Right {
+				continue
+			}
 		}
 		if err := s.c.net.AddTap(ctx, spec); err != nil {
 			return err
@@ -159,7 +165,7 @@ func tapWas(t network.Tap, there bool) string {
 	case !t.Guarded:
 		return "unguarded"
 	}
-	return "on " + t.Bridge
+	return "on " + t.Bridge + ", with other rules"
 }
 
 // recordRules brings the stored rules of a network in line with its spec, after

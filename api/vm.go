@@ -63,6 +63,8 @@ type VMCreateInput struct {
 	Metadata   json.RawMessage // one JSON object for the metadata service; nil: no service
 	DiskLimit  *mvm.VMLimit    // of the root disk
 	NetLimit   *mvm.VMLimit    // in each direction
+	Isolate    bool            // apart from all other VMs of its network
+	Publish    []string        // ports of the host: [ADDRESS:]PORT:GUESTPORT[/tcp|/udp]
 
 	id string // "" makes one
 
@@ -104,6 +106,9 @@ type VMNetworking struct {
 	Tap     string `json:"tap"`
 	TapUp   bool   `json:"tap_up"`
 	DNS     string `json:"dns"`
+
+	Published []string `json:"published"` // ports of the host that lead here: [address:]port:port/protocol
+	Isolated  bool     `json:"isolated"`  // apart from all other VMs of the network
 }
 
 // VMFilesystem is where a VM's disk and files are.

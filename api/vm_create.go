@@ -40,6 +40,9 @@ func (o *VMOperation) Create(ctx context.Context, in VMCreateInput, opts ...Opti
 		if *in.Count < 1 || *in.Count > maxBatch {
 			return nil, mvm.Errorf(mvm.ErrInvalid, "%d VMs asked for; one create makes 1 to %d", *in.Count, maxBatch).WithHint("set --count to a number from 1 to %d", maxBatch)
 		}
+		if *in.Count > 1 && len(in.Publish) > 0 {
+			return nil, mvm.Errorf(mvm.ErrInvalid, "a port of the host cannot lead to %d VMs", *in.Count).WithHint("create the VMs one by one, each with ports of its own")
+		}
 		names = names[:0]
 		for i := range *in.Count {
 			names = append(names, in.Name+"-"+strconv.Itoa(i+1))
@@ -178,7 +181,7 @@ func (in VMCreateInput) validate() error {
 			return err
 		}
 	}
-	for _, err := range []error{in.validateOptions(), mvm.ValidateBootArgs(in.LSMFlags), mvm.ValidateBootArgs(in.BootArgs), validateHypervisor(in.Hypervisor), validateCloudInit(in.CloudInitMode), in.Wait.Validate(), in.RestartPolicy.Validate()} {
+	for _, err := range []error{in.validateOptions(), in.validatePublish(), mvm.ValidateBootArgs(in.LSMFlags), mvm.ValidateBootArgs(in.BootArgs), validateHypervisor(in.Hypervisor), validateCloudInit(in.CloudInitMode), in.Wait.Validate(), in.RestartPolicy.Validate()} {
 		if err != nil {
 			return err
 		}

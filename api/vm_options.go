@@ -48,7 +48,7 @@ func validateLimit(l *mvm.VMLimit) error {
 // chooseOptions writes down the choices beyond the reference.
 func (p *vmPlan) chooseOptions(in VMCreateInput) error {
 	o := &p.item.Options
-	o.NoJailer = in.NoJailer
+	o.NoJailer, o.Isolate = in.NoJailer, in.Isolate
 	o.VsockPort = uint32(in.VsockPort) //nolint:gosec // checked by validateOptions
 	if o.VsockPort == 0 {
 		o.VsockPort = p.c.defaultAgentPort(p.set)

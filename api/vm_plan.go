@@ -102,6 +102,7 @@ func (c *core) planCreate(ctx context.Context, st *store.Store, inv *inventory, 
 		func() error { return c.firstUse(ctx, st, inv, in.NetworkName) },
 		func() error { return p.resolveKeys(inv, in.SSHKeys) },
 		func() error { return p.resolveNetwork(inv, in) },
+		func() error { return p.resolvePublish(ctx, in.Publish) },
 	} {
 		if err := resolve(); err != nil {
 			return nil, err
@@ -262,6 +263,9 @@ func (p *vmPlan) reserve(ctx context.Context, tx *store.Tx) error {
 	if err := tx.InsertLease(ctx, &mvm.NetworkLeaseItem{NetworkID: p.network.ID, IPv4: p.item.IPv4, VMID: &p.item.ID, LeasedAt: now()}); err != nil {
 		return err
 	}
+	if err := p.reservePorts(ctx, tx); err != nil {
+		return err
+	}
 	return p.reserveVolumes(ctx, tx)
 }
 
@@ -299,7 +303,7 @@ func (p *vmPlan) startSteps() []op.Step {
 	c, id := p.c, p.item.ID
 	return []op.Step{
 		&seedStep{c: c, Path: filepath.Join(c.paths.vm(id), seedName), base: p.initrd, config: p.bootConfig},
-		&netStep{c: c, spec: networkSpec(p.network)},
+		&netStep{c: c, spec: networkSpecFor(p.network, p.item)},
 		&tapStep{c: c, VMID: id, Name: p.item.TapDevice, plan: p},
 		&vmmStep{c: c, VMID: id, plan: p},
 	}

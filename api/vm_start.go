@@ -19,6 +19,9 @@ func (c *core) planStart(ctx context.Context, st *store.Store, inv *inventory, v
 	if p.identity, err = c.loadIdentity(vm.ID); err != nil {
 		return nil, err
 	}
+	if err := c.checkPorts(ctx, vm); err != nil {
+		return nil, err
+	}
 	return p, p.finishStart(ctx)
 }
 

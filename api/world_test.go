@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/mvmctl/mvm"
+	"github.com/mvmctl/mvm/internal/network"
 	"github.com/mvmctl/mvm/internal/network/nettest"
 	"github.com/mvmctl/mvm/internal/op"
 	"github.com/mvmctl/mvm/internal/proc"
@@ -33,6 +34,8 @@ type world struct {
 	plug   *plugDriver // in its place, when set
 	root   bool
 	fc     vmm.Probe // what Firecracker says of this machine
+
+	listening int // a port of the host that a program listens on
 }
 
 func newWorld(t *testing.T) *world {
@@ -52,6 +55,12 @@ func (w *world) open() *Client {
 	}
 	c := m.core
 	c.net, c.isRoot = w.net, func() bool { return w.root }
+	c.listens = func(p network.Publish) error { // the world's own ports, not this machine's
+		if w.listening == p.HostPort {
+			return mvm.Errorf(mvm.ErrExists, "%s port %d of the host is used by sshd (process 7)", p.Protocol, p.HostPort).WithHint("publish another port")
+		}
+		return nil
+	}
 	c.qemu = func() vmm.Driver {
 		if w.plug != nil {
 			return w.plug

@@ -84,7 +84,7 @@ func flagLines(fs *pflag.FlagSet) [][2]string {
 // placeholder names the value of a flag.
 func placeholder(f *pflag.Flag) string {
 	typ := f.Value.Type()
-	word, known := map[string]string{"int": "N", "string": "VALUE", "stringSlice": "NAME", "duration": "TIME"}[typ]
+	word, known := map[string]string{"int": "N", "string": "VALUE", "stringSlice": "NAME", "stringArray": "VALUE", "duration": "TIME"}[typ]
 	switch {
 	case typ == "bool":
 		return ""

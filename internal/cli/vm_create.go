@@ -97,6 +97,7 @@ func (o *vmCreateOptions) machineFlags(a *app, cmd *cobra.Command) {
 	f.BoolVar(&in.NoJailer, "no-jailer", false, "run Firecracker as root, without the jail that it has where its jailer is installed")
 	f.DurationVar(&in.WaitLimit, "wait-timeout", 0, "how long to wait, such as 90s")
 	o.beyond.flags(f)
+	vmNetFlags(f, in)
 	for _, alias := range []string{"memory", "net"} {
 		f.Lookup(alias).Hidden = true
 	}

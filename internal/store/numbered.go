@@ -61,7 +61,15 @@ func (q Queries) InsertForward(ctx context.Context, f *Forward) error {
 			return err
 		}
 		if len(others) > 0 {
-			return mvm.Errorf(mvm.ErrExists, "%s port %d of the host is used on other addresses", f.Protocol, f.HostPort).
+			owner := others[0].VMID
+			if vm, err := tx.GetVM(ctx, owner); err == nil {
+				owner = vm.Name
+			}
+			where := "on all addresses"
+			if others[0].HostAddr != "" {
+				where = "on " + others[0].HostAddr
+			}
+			return mvm.Errorf(mvm.ErrExists, "%s port %d of the host is used by VM %s %s", f.Protocol, f.HostPort, mvm.Quote(owner), where).
 				WithHint("choose another port of the host")
 		}
 		return insertNumbered(ctx, tx.Queries, &forwards, f, &f.ID)

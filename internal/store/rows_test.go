@@ -66,7 +66,7 @@ func TestTakenInWords(t *testing.T) {
 			must(t, st.InsertForward(ctx, &store.Forward{VMID: "a", Protocol: "udp", HostPort: 8080, GuestPort: 80}))
 			return st.InsertForward(ctx, &store.Forward{VMID: "a", Protocol: "tcp", HostPort: 8080, GuestPort: 81})
 		}},
-		{`tcp port 8080 of the host is used on other addresses`, func() error {
+		{`tcp port 8080 of the host is used by VM`, func() error {
 			return st.InsertForward(ctx, &store.Forward{VMID: "a", Protocol: "tcp", HostAddr: "127.0.0.1", HostPort: 8080, GuestPort: 81})
 		}},
 	} {
