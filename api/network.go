@@ -52,16 +52,42 @@ func (o *NetworkOperation) Inspect(ctx context.Context, in NetworkInput) (*Netwo
 		return nil, err
 	}
 	out := &NetworkInspect{Network: n, Leases: n.Leases, Rules: n.IPTablesRules, VMs: []string{}}
-	vms, err := st.ListVMs(ctx)
+	vms, err := (&VMOperation{o.core}).ListAll(ctx)
 	if err != nil {
 		return nil, err
 	}
 	for _, v := range vms {
-		if v.NetworkID == n.ID {
-			out.VMs = append(out.VMs, v.Name)
+		if v.NetworkID != n.ID {
+			continue
 		}
+		out.VMs, n.VMs = append(out.VMs, v.Name), append(n.VMs, v)
+		rules, err := o.core.rulesOfVM(ctx, v, n)
+		if err != nil {
+			return nil, err
+		}
+		out.Rules = append(out.Rules, rules...)
 	}
 	return out, nil
+}
+
+// rulesOfVM returns the rules of a VM that stand in the kernel.
+func (c *core) rulesOfVM(ctx context.Context, vm *mvm.VMInstanceItem, n *mvm.NetworkItem) ([]*mvm.FirewallRule, error) {
+	if !vm.Status.Active() {
+		return nil, nil
+	}
+	spec, err := tapSpec(vm, n)
+	if err != nil {
+		return nil, err
+	}
+	seen, err := c.net.ObserveTap(ctx, spec)
+	if err != nil {
+		return nil, mvm.Wrap(err, "look at the rules of VM", vm.Name)
+	}
+	rules := make([]*mvm.FirewallRule, 0, len(seen.Rules))
+	for i := range seen.Rules {
+		rules = append(rules, &seen.Rules[i])
+	}
+	return rules, nil
 }
 
 // rowsOfRules adds to rules that were seen in the kernel what is stored of them.

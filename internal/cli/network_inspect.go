@@ -2,8 +2,8 @@ package cli
 
 import (
 	"context"
+	"errors"
 
-	"github.com/mvmctl/mvm"
 	"github.com/mvmctl/mvm/api"
 	"github.com/mvmctl/mvm/internal/cli/render"
 	"github.com/spf13/cobra"
@@ -13,7 +13,8 @@ func newNetworkInspect(a *app) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "inspect NETWORK...",
 		Short: "Show all about networks",
-		Long: `Show networks with their leases, firewall rules and VMs. With --json one network
+		Long: `Show networks with their leases, and the firewall rules of the network and its VMs
+as they are in the kernel. With --json one network
 gives an object, several give an array.`,
 		Example:           "  mvm network inspect default --json",
 		Args:              needs(1, -1, "a network"),
@@ -21,41 +22,47 @@ gives an object, several give an array.`,
 	}
 	a.jsonFlag(cmd)
 	return a.command(cmd, "Network.Inspect", func(ctx context.Context, m *api.Client, args []string) error {
-		return inspect(a.out, args, func(id string) (string, any, error) {
+		get := func(id string) (string, *api.NetworkInspect, error) {
 			n, err := m.Network.Inspect(ctx, api.NetworkInput{Identifiers: []string{id}})
-			if err != nil {
-				return "", nil, err
+			return "", n, err
+		}
+		if a.out.JSON {
+			return inspect(a.out, args, get)
+		}
+		var errs []error
+		for _, id := range args {
+			_, n, err := get(id)
+			if err == nil {
+				err = networkTree(a.out, n)
 			}
-			if a.out.JSON {
-				return "", n, nil
-			}
-			return "Network: " + n.Network.Name, networkView(n), nil
-		})
+			errs = append(errs, err)
+		}
+		return errors.Join(errs...)
 	})
 }
 
-// networkView is what people see of a network: a line for each lease and rule.
-func networkView(n *api.NetworkInspect) any {
-	type view struct {
-		Network *mvm.NetworkItem `json:"network"`
-		Leases  []string         `json:"leases"`
-		VMs     []string         `json:"vms"`
-		Rules   []string         `json:"rules"`
-	}
+// networkTree shows a network to people: a line for each lease and rule.
+func networkTree(out *render.Output, n *api.NetworkInspect) error {
 	item := *n.Network
 	item.Leases, item.IPTablesRules = nil, nil
-	v := view{Network: &item, VMs: n.VMs}
+	nodes, err := out.Nodes(&item)
+	if err != nil {
+		return err
+	}
+	leases, rules := render.Node{Label: "leases"}, render.Node{Label: "rules"}
 	for _, l := range n.Leases {
-		line := l.IPv4
-		if l.VMID != nil {
-			line += " of VM " + render.ShortID(*l.VMID)
+		line := render.Node{Label: l.IPv4, Value: "nobody"}
+		for _, v := range n.Network.VMs {
+			if l.VMID != nil && v.ID == *l.VMID {
+				line.Value = v.Name + " (" + string(v.Status) + ")"
+			}
 		}
-		v.Leases = append(v.Leases, line)
+		leases.Children = append(leases.Children, line)
 	}
 	for _, r := range n.Rules {
 		if r.CommandString != nil {
-			v.Rules = append(v.Rules, *r.CommandString)
+			rules.Children = append(rules.Children, render.Node{Value: *r.CommandString})
 		}
 	}
-	return v
+	return out.Tree("Network: "+n.Network.Name, append(nodes, leases, rules))
 }
