@@ -66,8 +66,8 @@ func publishText(p network.Publish) string {
 	return text
 }
 
-// published returns the ports that a VM publishes. What was stored was checked.
-func published(vm *mvm.VMInstanceItem) []network.Publish {
+// portsOf returns the ports that a VM publishes. What was stored was checked.
+func portsOf(vm *mvm.VMInstanceItem) []network.Publish {
 	var ports []network.Publish
 	for _, s := range vm.Options.Publish {
 		if p, err := parsePublish(s); err == nil {
@@ -112,7 +112,7 @@ func (p *vmPlan) resolvePublish(ctx context.Context, ports []string) error {
 // checkPorts refuses ports that programs of the host listen on, and addresses that
 // it does not have.
 func (c *core) checkPorts(ctx context.Context, vm *mvm.VMInstanceItem) error {
-	ports := published(vm)
+	ports := portsOf(vm)
 	if len(ports) == 0 {
 		return nil
 	}
@@ -158,7 +158,7 @@ func portTaken(p network.Publish) error {
 
 // reservePorts claims the ports of the host for the VM, for as long as it exists.
 func (p *vmPlan) reservePorts(ctx context.Context, tx *store.Tx) error {
-	for _, port := range published(p.item) {
+	for _, port := range portsOf(p.item) {
 		f := &store.Forward{VMID: p.item.ID, Protocol: port.Protocol, HostPort: port.HostPort, GuestPort: port.GuestPort}
 		if port.HostAddr.IsValid() {
 			f.HostAddr = port.HostAddr.String()
@@ -174,7 +174,7 @@ func (p *vmPlan) reservePorts(ctx context.Context, tx *store.Tx) error {
 func networkSpecFor(n *mvm.NetworkItem, vms ...*mvm.VMInstanceItem) network.Spec {
 	spec := networkSpec(n)
 	for _, vm := range vms {
-		for _, p := range published(vm) {
+		for _, p := range portsOf(vm) {
 			if vm.NetworkID == n.ID {
 				spec.Published = true
 				spec.Loopback = spec.Loopback || !p.HostAddr.IsValid() || p.HostAddr.IsLoopback()
