@@ -140,7 +140,7 @@ func (m *muxer) serve(ctx context.Context, conn net.Conn) {
 func pipe(conn, stream net.Conn, s *mux.Session) {
 	done := make(chan struct{})
 	go func() {
-		_, _ = io.Copy(stream, conn)
+		_, _ = io.CopyBuffer(struct{ io.Writer }{stream}, struct{ io.Reader }{conn}, make([]byte, mux.MaxFrame))
 		_ = stream.Close()
 		close(done)
 	}()

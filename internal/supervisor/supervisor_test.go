@@ -209,13 +209,14 @@ func guest(t *testing.T, l net.Listener, garbage string, sessions chan<- *yamux.
 			return
 		}
 		_, _ = io.WriteString(conn, garbage)
-		buf := make([]byte, 4096)
-		n, err := conn.Read(buf) // a SYN, written whole
-		if err != nil {
+		var line []byte // noise and a SYN
+		for b := make([]byte, 1); err == nil && b[0] != '\n'; line = append(line, b[0]) {
+			_, err = conn.Read(b)
+		}
+		_, nonce, found := strings.Cut(strings.TrimSuffix(string(line), "\n"), "\x00MVM-SYN ")
+		if err != nil || !found {
 			continue
 		}
-		line, _, _ := strings.Cut(string(buf[:n]), "\n")
-		nonce := strings.TrimPrefix(line, "\x00MVM-SYN ")
 		_, _ = io.WriteString(conn, "\x00MVM-ACK "+nonce+"\n")
 		s, err := yamux.Server(&late{conn}, yamux.DefaultConfig())
 		if err != nil {

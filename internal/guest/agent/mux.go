@@ -22,7 +22,9 @@ import (
 // QEMU keeps what was sent before the guest had the port open, so more of the
 // same may follow: they are skipped, one with another nonce (a new host process)
 // is answered. A SYN in the middle of a session is no yamux frame (its second
-// byte is no type), so it ends the session, and the next one is answered.
+// byte is no type), so it ends the session, and the next one is answered. In the
+// middle of a frame, where a guest that is loaded from a snapshot may be, it would be
+// the rest of that: the host sends noise first.
 const (
 	synPrefix = "\x00MVM-SYN "
 	ackPrefix = "\x00MVM-ACK "

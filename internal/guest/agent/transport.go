@@ -98,14 +98,21 @@ type port struct {
 	ctx    context.Context
 	opened time.Time
 	got    bool
+	buf    [4096]byte // handshakes are read byte by byte
+	ahead  []byte     // of buf, read and not asked for
 }
 
 func (p *port) Read(b []byte) (int, error) {
 	for {
-		n, err := p.f.Read(b)
-		if n > 0 {
-			p.got = true
+		if len(p.ahead) > 0 {
+			n := copy(b, p.ahead)
+			p.ahead = p.ahead[n:]
 			return n, nil
+		}
+		n, err := p.f.Read(p.buf[:])
+		if n > 0 {
+			p.got, p.ahead = true, p.buf[:n]
+			continue
 		}
 		if !errors.Is(err, io.EOF) {
 			return n, err

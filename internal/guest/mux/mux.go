@@ -10,10 +10,16 @@
 // session what is no frame of yamux, a handshake say, ends the session, and both
 // begin anew. The host sees nothing of a guest's reset: only by such bytes does it
 // learn of it at once.
+//
+// A guest that is loaded from a snapshot sees nothing of that either. It has a
+// session with a host that is gone, cut off anywhere: in the middle of a frame it
+// would take the handshake for the rest of that. So the host begins with as many
+// bytes of noise as a frame can have, and keeps its frames short.
 package mux
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"crypto/rand"
 	"encoding/hex"
@@ -34,9 +40,17 @@ const (
 	nonceLen = 16 // hex digits
 	maxLine  = 64 // of a handshake; longer lines are noise
 
+	// MaxFrame is the most that may be written to a stream at once: what is, is a
+	// frame.
+	MaxFrame = 16 << 10
+
 	// synEvery is how often the host repeats itself until the guest listens.
 	synEvery = 100 * time.Millisecond
 )
+
+// noise ends whatever frame a guest is in, and then its session: 0xff is no version
+// of yamux, and nothing of a handshake.
+var noise = bytes.Repeat([]byte{0xff}, MaxFrame)
 
 // config is yamux's, with bounds that a hostile peer cannot exceed: 256 KiB in
 // flight a stream, and neither keep-alive nor a short limit for writing, for a
@@ -72,7 +86,13 @@ func Host(ctx context.Context, conn io.ReadWriteCloser) (*Session, error) {
 	defer stop()
 	answered := make(chan struct{})
 	sent := make(chan error, 1)
-	go func() { sent <- repeat(conn, syn+nonce+"\n", answered) }()
+	go func() {
+		_, err := conn.Write(noise)
+		if err == nil {
+			err = repeat(conn, syn+nonce+"\n", answered)
+		}
+		sent <- err
+	}()
 	r := bufio.NewReader(conn)
 	err := await(r, ack, func(n string) bool { return n == nonce })
 	close(answered)

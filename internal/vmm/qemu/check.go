@@ -82,7 +82,7 @@ func checkNames(l vmm.Launch) error {
 	if l.Agent {
 		names["agent"] = l.Files.Agent
 	}
-	taken := map[string]bool{agentDevice: true}
+	taken := map[string]bool{agentDevice: true, balloonFile: true}
 	for field, name := range names {
 		if name != filepath.Base(name) || !word(name, "-_.") || name[0] == '-' || name == "." || name == ".." || taken[name] {
 			return invalid("files."+field, "%q is no file name of its own", name).WithHint("see 'mvm config ls' for the names of files")

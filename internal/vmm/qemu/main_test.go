@@ -12,5 +12,9 @@ func TestMain(m *testing.M) {
 	if len(os.Args) > 1 && os.Args[1] == supervisor.Command {
 		os.Exit(supervisor.Main(os.Args[2:]))
 	}
-	os.Exit(m.Run())
+	code := m.Run()
+	if linuxMade != "" {
+		_ = os.RemoveAll(linuxMade)
+	}
+	os.Exit(code)
 }

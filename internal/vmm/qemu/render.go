@@ -186,14 +186,14 @@ func (d *Driver) cmdline(l vmm.Launch) string {
 	}
 	words := strings.Fields(l.Cmdline)
 	for _, e := range extra {
-		if !slices.ContainsFunc(words, func(w string) bool { return key(w) == key(e) }) {
+		if !slices.ContainsFunc(words, func(w string) bool { return keyOf(w) == keyOf(e) }) {
 			words = append(words, e)
 		}
 	}
 	return strings.Join(words, " ")
 }
 
-func key(word string) string {
+func keyOf(word string) string {
 	k, _, _ := strings.Cut(word, "=")
 	return k
 }
