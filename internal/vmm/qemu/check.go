@@ -171,12 +171,10 @@ func checkDisk(disk vmm.Disk) error {
 }
 
 func checkLimit(field string, limit vmm.RateLimit) error {
-	switch {
-	case limit.BytesPerSec < 0 || limit.OpsPerSec < 0 || limit.BurstBytes < 0:
-		return invalid(field, "its limit is below zero").WithHint("give 0 for no limit")
-	case limit.BurstBytes > 0 && limit.BytesPerSec == 0:
-		return invalid(field, "a burst of %d bytes is on top of no limit", limit.BurstBytes).WithHint("limit the bytes per second too")
-	case limit.BytesPerSec > maxRate || limit.OpsPerSec > maxRate || limit.BurstBytes > maxRate:
+	if err := limit.Check(); err != nil {
+		return mvm.Wrap(err, "limit", field)
+	}
+	if limit.BytesPerSec > maxRate || limit.OpsPerSec > maxRate || limit.BurstBytes > maxRate {
 		return unsupported(field, fmt.Sprintf("its limit is above %d", int64(maxRate))).WithHint("give 0 for no limit")
 	}
 	return nil

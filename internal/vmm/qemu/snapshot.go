@@ -49,10 +49,7 @@ func checkSnapshot(to vmm.SnapshotFiles) error {
 	if to.Diff {
 		return unsupported("diff", "its snapshots are always full ones").WithHint("take a full snapshot, or use --hypervisor firecracker")
 	}
-	if !filepath.IsAbs(to.State) || !filepath.IsAbs(to.Mem) || filepath.Clean(to.State) == filepath.Clean(to.Mem) {
-		return invalid("snapshot", "%q and %q are not two absolute paths", to.State, to.Mem).WithHint("give two files")
-	}
-	return nil
+	return to.Check()
 }
 
 // prepareSnapshot looks at what will be written, and at whether it can be.
