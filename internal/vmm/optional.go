@@ -152,7 +152,7 @@ type Metered interface {
 type Jail struct {
 	Jailer    string // the jailer's binary, of the VMM's version
 	UID, GID  int    // not root's, and of no other VM
-	CgroupMiB int    // limit of memory; 0 takes the guest's memory and 128 MiB
+	CgroupMiB int    // limit of memory; 0 takes the guest's and what the VMM needs
 	NoFile    int    // limit of open files; 0 takes 2048
 	FileMiB   int    // limit of a file's size; 0 for none
 	Cgroup    Cgroup // which limits the host can hold

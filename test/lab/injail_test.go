@@ -41,7 +41,7 @@ func (u user) wantJail(v inspected, want bool) {
 		u.t.Errorf("its cgroups are %q, it goes without %q", p.Jail.Cgroups, p.Jail.Without)
 	}
 	for _, dir := range p.Jail.Cgroups {
-		for file, want := range map[string]string{"memory.max": "268435456", "pids.max": "512"} {
+		for file, want := range map[string]string{"memory.max": "269484032", "pids.max": "512"} {
 			if data, err := os.ReadFile(filepath.Join(dir, file)); err != nil || strings.TrimSpace(string(data)) != want {
 				u.t.Errorf("%s of %s is %q, %v, want %s", file, dir, data, err, want)
 			}

@@ -24,8 +24,10 @@ const (
 )
 
 const (
-	// overheadMiB is what the VMM itself may take beyond the guest's memory.
-	overheadMiB = 128
+	// overheadMiB is what the VMM itself may take beyond the guest's memory, and
+	// overheadShare what page tables may, its own and KVM's: 8 bytes each for 4 KiB.
+	overheadMiB   = 128
+	overheadShare = 128
 	// maxThreads bounds vCPUs, devices and the kernel's workers for io_uring.
 	maxThreads = 512
 	// defaultNoFile is the jailer's own (NO_FILE in its source).

@@ -37,7 +37,7 @@ func cgroupLimits(l vmm.Launch) []limit {
 		if c.Version == 1 {
 			file = "memory.limit_in_bytes"
 		}
-		mib := int64(orDefault(l.Jail.CgroupMiB, l.MemMiB+overheadMiB))
+		mib := int64(orDefault(l.Jail.CgroupMiB, l.MemMiB+l.MemMiB/overheadShare+overheadMiB))
 		limits = append(limits, limit{file, strconv.FormatInt(mib<<20, 10)})
 	}
 	if c.PIDs {

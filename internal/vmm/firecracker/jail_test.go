@@ -118,7 +118,7 @@ func TestRenderJailed(t *testing.T) {
 		"no cgroup": {func(*vmm.Jail) {}, " --resource-limit no-file=2048"},
 		"version 2": {
 			func(j *vmm.Jail) { j.Cgroup = vmm.Cgroup{Version: 2, Memory: true, PIDs: true} },
-			" --cgroup-version 2 --parent-cgroup mvm --cgroup memory.max=671088640 --cgroup pids.max=512 --resource-limit no-file=2048",
+			" --cgroup-version 2 --parent-cgroup mvm --cgroup memory.max=675282944 --cgroup pids.max=512 --resource-limit no-file=2048",
 		},
 		"version 1, all limits": {
 			func(j *vmm.Jail) {

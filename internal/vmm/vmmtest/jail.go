@@ -108,7 +108,7 @@ func wantLimits(t *testing.T, l vmm.Launch, h vmm.Handle, proc string) {
 	}
 	mib := l.Jail.CgroupMiB
 	if mib == 0 {
-		mib = l.MemMiB + 128
+		mib = l.MemMiB + l.MemMiB/128 + 128
 	}
 	memory := false
 	for _, dir := range h.Jail.Cgroups {
