@@ -95,7 +95,7 @@ func (c *core) planCreate(ctx context.Context, st *store.Store, inv *inventory, 
 	for _, resolve := range []func() error{
 		func() error { return p.resolveAssets(inv, in) },
 		func() error { return p.resolveDisk(in.DiskSize) },
-		func() error { return p.resolveVolumes(inv, in.Volumes) },
+		func() error { return p.resolveVolumes(inv, in) },
 		func() (err error) { return p.resolveDriver(ctx, st, in) },
 		p.volumesFit,
 		func() error { return c.requireRoot("creating a VM", "vm", "create", in.Name) },

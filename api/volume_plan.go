@@ -38,8 +38,8 @@ func (v vmVolume) disk(p paths) vmm.Disk {
 }
 
 // resolveVolumes chooses the volumes of a new VM.
-func (p *vmPlan) resolveVolumes(inv *inventory, specs []string) error {
-	for _, s := range specs {
+func (p *vmPlan) resolveVolumes(inv *inventory, in VMCreateInput) error {
+	for _, s := range in.Volumes {
 		spec, err := parseVolumeSpec(s)
 		if err != nil {
 			return err
@@ -51,6 +51,10 @@ func (p *vmPlan) resolveVolumes(inv *inventory, specs []string) error {
 		at, err := spec.attachment(v, p.item.ID)
 		if err != nil {
 			return err
+		}
+		if in.Count != nil && *in.Count > 1 && !(at.IsReadOnly && v.IsShareable) {
+			return mvm.Errorf(mvm.ErrInvalid, "volume %s cannot be on %d VMs at once", mvm.Quote(v.Name), *in.Count).
+				WithHint("several VMs share a volume that was made with --shareable, read-only: NAME:ro")
 		}
 		if slices.ContainsFunc(p.volumes, func(other vmVolume) bool { return other.item.ID == v.ID }) {
 			return mvm.Errorf(mvm.ErrInvalid, "volume %s is named twice", mvm.Quote(v.Name)).WithHint("name it once")

@@ -99,6 +99,19 @@ func TestLaunchHasVolumes(t *testing.T) {
 	if _, err := m.VM.Create(t.Context(), VMCreateInput{Name: "other", Volumes: []string{"alpha:ro"}}); err != nil {
 		t.Error(err)
 	}
+	two := 2
+	before = w.state()
+	for _, spec := range []string{"alpha", "fixed"} {
+		if _, err := m.VM.Create(t.Context(), VMCreateInput{Name: "many", Count: &two, Volumes: []string{spec}}); mvm.KindOf(err) != mvm.ErrInvalid || !strings.Contains(err.Error(), "2 VMs at once") {
+			t.Errorf("several VMs with %s: %v", spec, err)
+		}
+	}
+	if d := cmp.Diff(before, w.state()); d != "" {
+		t.Error(d)
+	}
+	if res, err := m.VM.Create(t.Context(), VMCreateInput{Name: "many", Count: &two, Volumes: []string{"alpha:ro"}}); err != nil || len(res.VMs) != 2 {
+		t.Errorf("several readers: %v", err)
+	}
 	if err := os.Remove(filepath.Join(dir, b.ID+".qcow2")); err != nil {
 		t.Fatal(err)
 	}
