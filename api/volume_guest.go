@@ -131,6 +131,9 @@ func needsRescan(vm *mvm.VMInstanceItem) bool { return vm.Hypervisor == "firecra
 // can ask a guest that has to let go first, the disk stays until the VM ends.
 func (ch *volumeChange) releaseGuest(ctx context.Context) (later bool, why string, err error) {
 	vm := ch.res.VM
+	if needsRescan(vm) && !vm.PCIEnabled {
+		return true, "its disks are on no PCI bus, where they could be taken out", nil
+	}
 	asked := false
 	err = ch.c.inGuest(ctx, vm, func(ctx context.Context, client *guest.Client) error {
 		asked = true

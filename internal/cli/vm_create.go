@@ -75,7 +75,7 @@ func (o *vmCreateOptions) machineFlags(a *app, cmd *cobra.Command) {
 	f.StringVar(&o.mem, "mem", "", "memory, such as 512M or 2G; a number alone is MiB")
 	f.StringVar(&o.mem, "memory", "", "the same as --mem")
 	f.StringVarP(&in.DiskSize, "disk-size", "s", "", "size of the disk, such as 10G")
-	f.StringArrayVarP(&in.Volumes, "volume", "v", nil, "attach `VOLUME`, as NAME[:ro][:/MOUNT/POINT]; may be given several times")
+	f.StringArrayVarP(&in.Volumes, "volume", "v", nil, "volume to attach, as NAME[:ro][:/MOUNT/POINT]; may be given several times")
 	f.StringVar(&in.RequestedGuestIP, "ip", "", "IPv4 address in the network")
 	f.StringVar(&in.RequestedMAC, "mac", "", "MAC address")
 	f.StringVar(&in.NetworkName, "network", "", "network")
