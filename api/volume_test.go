@@ -351,6 +351,10 @@ func TestVolumeInspect(t *testing.T) {
 	if i := out.DiskInfo; i.Format != "raw" || i.VirtualSize != 1<<20 || i.ActualSize < 1<<20 {
 		t.Errorf("%+v", i)
 	}
+	seen, err := m.VM.Inspect(ctx, sel("web"))
+	if err != nil || len(seen.VM.Volumes) != 1 || seen.VM.Volumes[0].Name != "data" {
+		t.Errorf("the VM shows %v, %v", seen.VM.Volumes, err)
+	}
 	cow, err := m.Volume.Get(ctx, vol("cow"))
 	if err != nil {
 		t.Fatal(err)

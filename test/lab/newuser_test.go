@@ -49,14 +49,18 @@ func (l *lab) binary(t *testing.T) string {
 	return path
 }
 
-// cacheDisk makes an ext4 disk with a cache that has a kernel and the tiny image.
-func (l *lab) cacheDisk(t *testing.T, mvm, disk string) {
+// cacheDisk makes an ext4 disk with a cache that has a kernel and the tiny image,
+// and what more commands of mvm make.
+func (l *lab) cacheDisk(t *testing.T, mvm, disk string, more ...[]string) {
 	t.Helper()
 	tree := filepath.Join(l.dir, "tree")
 	cache := filepath.Join(tree, "cache")
 	env := append(os.Environ(), "MVM_CACHE_DIR="+cache, "MVM_CONFIG_DIR="+filepath.Join(tree, "config"))
 	l.do(t, run.Cmd{Name: mvm, Args: []string{"kernel", "pull", "debian"}, Env: env})
 	l.do(t, run.Cmd{Name: mvm, Args: []string{"image", "build", "tiny"}, Env: env})
+	for _, args := range more {
+		l.do(t, run.Cmd{Name: mvm, Args: args, Env: env})
+	}
 	if err := os.RemoveAll(filepath.Join(cache, "downloads")); err != nil {
 		t.Fatal(err)
 	}
