@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"syscall"
 
 	"golang.org/x/sys/unix"
 
@@ -256,9 +257,10 @@ func Standalone(path, format string) error {
 	return nil
 }
 
-// tool is a command whose messages can be read: they are in English.
+// tool is a command whose messages can be read: they are in English. It ends with
+// us, however we do: what it writes to may be removed by the next command.
 func tool(name string, args ...string) run.Cmd {
-	return run.Cmd{Name: name, Args: args, Env: append(os.Environ(), "LC_ALL=C")}
+	return run.Cmd{Name: name, Args: args, Env: append(os.Environ(), "LC_ALL=C"), Attr: &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}}
 }
 
 // volumeFault is fault for what tools and huge files report too.
