@@ -13,7 +13,7 @@ type VMOperation struct{ core *core }
 // VMInput selects VMs: by name, IPv4 address, MAC address or id prefix.
 type VMInput struct {
 	Identifiers []string
-	Force       bool          // stop, reboot, remove: do not ask the guest
+	Force       bool          // stop, reboot, remove, detach a volume: do not ask the guest
 	Timeout     time.Duration // stop: for the guest to shut down; 0 takes settings.vm stop_timeout_sec
 	Wait        WaitFor       // start, reboot: what to wait for
 	WaitLimit   time.Duration // start, reboot: for Wait; 0 takes settings.vm ready_timeout_sec, and none for WaitStopped

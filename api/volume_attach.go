@@ -67,14 +67,15 @@ func (o *VMOperation) AttachVolume(ctx context.Context, in VMInput, volume strin
 }
 
 // DetachVolume takes a volume from a VM. In a running guest it is unmounted first,
-// by the agent; what uses it there keeps it attached. Where the hypervisor cannot
-// take a disk out, the VM has it until it ends, of which a warning tells.
+// by the agent; what uses it there keeps it attached, unless Force is set, which does
+// not ask the guest. Where the hypervisor cannot take a disk out, the VM has it until
+// it ends, of which a warning tells.
 func (o *VMOperation) DetachVolume(ctx context.Context, in VMInput, volume string) (*VMVolumeChange, error) {
 	ch, err := o.core.findChange(ctx, in, volume)
 	if err != nil {
 		return nil, err
 	}
-	if err := ch.detach(ctx); err != nil {
+	if err := ch.detach(ctx, in.Force); err != nil {
 		return nil, mvm.Wrap(err, "detach volume "+mvm.Quote(ch.res.Volume.Name)+" from", ch.res.VM.Name)
 	}
 	return ch.res, nil
@@ -107,13 +108,13 @@ func (c *core) findChange(ctx context.Context, in VMInput, volume string) (*volu
 
 // running reports whether the VM's VMM is there to be asked, and refuses the phases
 // in which a change cannot be made.
-func (ch *volumeChange) running() (bool, error) {
+func (ch *volumeChange) running(verb string) (bool, error) {
 	vm := ch.res.VM
 	switch vm.Status {
 	case mvm.StatusStopped, mvm.StatusCrashed:
 		return false, nil
 	case mvm.StatusRunning:
-		return true, ch.c.requireRoot("changing a running VM", "volume", "attach", vm.Name, ch.res.Volume.Name)
+		return true, ch.c.requireRoot("changing a running VM", "volume", verb, vm.Name, ch.res.Volume.Name)
 	case mvm.StatusPaused:
 		return false, mvm.Errorf(mvm.ErrConflict, "the VM is paused, and its guest cannot take part").WithHint("resume it with 'mvm vm resume %s'", vm.Name)
 	}

@@ -383,6 +383,8 @@ func TestAttachWithMount(t *testing.T) {
 	if res == nil || !res.Live || res.Volume.Status != mvm.VolumeAttached {
 		t.Errorf("%+v", res)
 	}
+	_, err = m.VM.DetachVolume(ctx, sel("db"), "data")
+	refused(t, err, mvm.ErrUnavailable, "nobody can tell whether the guest uses it")
 	p, err := w.startPlan(m, "db")
 	if err != nil {
 		t.Fatal(err)
@@ -390,5 +392,8 @@ func TestAttachWithMount(t *testing.T) {
 	cfg, err := p.bootConfig()
 	if err != nil || len(cfg.Volumes) != 1 || cfg.Volumes[0].Mount != "/srv" || cfg.Volumes[0].Serials[0] != "vol-"+res.Volume.ID || len(cfg.Volumes[0].Serials) != 2 {
 		t.Errorf("its guest is told %+v, %v", cfg.Volumes, err)
+	}
+	if res, err = m.VM.DetachVolume(ctx, VMInput{Identifiers: []string{"db"}, Force: true}, "data"); err != nil || res.Volume.Status != mvm.VolumeAvailable {
+		t.Errorf("without asking: %+v, %v", res, err)
 	}
 }

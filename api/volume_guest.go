@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"syscall"
 	"time"
 
@@ -128,7 +129,8 @@ func mountHint(v vmVolume) string {
 func needsRescan(vm *mvm.VMInstanceItem) bool { return vm.Hypervisor == "firecracker" }
 
 // releaseGuest has the guest unmount a volume that is to be taken out. Where nobody
-// can ask a guest that has to let go first, the disk stays until the VM ends.
+// can ask a guest that has to let go first, the disk stays until the VM ends. A guest
+// without agent that QEMU asks by itself has to have unmounted it.
 func (ch *volumeChange) releaseGuest(ctx context.Context) (later bool, why string, err error) {
 	vm := ch.res.VM
 	if needsRescan(vm) && !vm.PCIEnabled {
@@ -146,6 +148,9 @@ func (ch *volumeChange) releaseGuest(ctx context.Context) (later bool, why strin
 		return false, "", nil
 	case asked:
 		return false, "", mvm.Errorf(mvm.ErrBusy, "the guest does not release it: %w", err).WithHint("end what uses it in the guest, or stop the VM")
+	case vm.HasAgent:
+		return false, "", mvm.Errorf(mvm.ErrUnavailable, "nobody can tell whether the guest uses it: %w", err).
+			WithHint("try again when the guest answers, stop the VM, or take it out all the same with --force")
 	case needsRescan(vm):
 		return true, "nobody can ask the guest to let go of it: " + err.Error(), nil
 	}
@@ -159,20 +164,26 @@ func (c *core) mountVolumes(ctx context.Context, vm *mvm.VMInstanceItem) {
 	if err != nil {
 		return
 	}
-	for _, v := range volumes {
-		if v.at.MountPoint == "" || !vm.HasAgent {
-			continue
-		}
-		err := c.inGuest(ctx, vm, func(ctx context.Context, client *guest.Client) error {
-			_, err := client.TakeVolume(ctx, v.guestVolume(c.paths))
-			return err
-		})
-		if err != nil && ctx.Err() == nil {
-			text := "volume " + v.item.Name + " is not mounted at " + v.at.MountPoint + " in " + vm.Name + ": " + err.Error()
-			if hint := mountHint(v); hint != "" {
-				text += " (" + hint + ")"
-			}
-			c.notice(text)
-		}
+	volumes = slices.DeleteFunc(volumes, func(v vmVolume) bool { return v.at.MountPoint == "" })
+	if len(volumes) == 0 || !vm.HasAgent {
+		return
 	}
+	// A guest that stops answering now was ready a moment ago: whoever waits knows.
+	_ = c.inGuest(ctx, vm, func(ctx context.Context, client *guest.Client) error {
+		for _, v := range volumes {
+			_, err := client.TakeVolume(ctx, v.guestVolume(c.paths))
+			if err != nil && ctx.Err() == nil {
+				c.notice(notMounted(vm, v, err))
+			}
+		}
+		return nil
+	})
+}
+
+func notMounted(vm *mvm.VMInstanceItem, v vmVolume, err error) string {
+	text := "volume " + v.item.Name + " is not mounted at " + v.at.MountPoint + " in " + vm.Name + ": " + err.Error()
+	if hint := mountHint(v); hint != "" {
+		text += " (" + hint + ")"
+	}
+	return text
 }

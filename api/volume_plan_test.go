@@ -99,8 +99,23 @@ func TestLaunchHasVolumes(t *testing.T) {
 	if _, err := m.VM.Create(t.Context(), VMCreateInput{Name: "other", Volumes: []string{"alpha:ro"}}); err != nil {
 		t.Error(err)
 	}
+	if err := os.Remove(filepath.Join(dir, b.ID+".qcow2")); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := w.startPlan(m, "web"); mvm.KindOf(err) != mvm.ErrBroken || !strings.Contains(mvm.HintOf(err), "mvm volume detach web beta") {
+		t.Errorf("without its file: %v (%s)", err, mvm.HintOf(err))
+	}
+}
+
+// Several VMs made at once share a volume only where none of them writes to it.
+func TestVolumeForSeveralVMs(t *testing.T) {
+	w := newWorld(t)
+	m := w.open()
+	w.stock(m)
+	w.volume(m, mvm.VolumeItem{Name: "alpha", IsShareable: true})
+	w.volume(m, mvm.VolumeItem{Name: "fixed", IsReadOnly: true})
 	two := 2
-	before = w.state()
+	before := w.state()
 	for _, spec := range []string{"alpha", "fixed"} {
 		if _, err := m.VM.Create(t.Context(), VMCreateInput{Name: "many", Count: &two, Volumes: []string{spec}}); mvm.KindOf(err) != mvm.ErrInvalid || !strings.Contains(err.Error(), "2 VMs at once") {
 			t.Errorf("several VMs with %s: %v", spec, err)
@@ -111,12 +126,6 @@ func TestLaunchHasVolumes(t *testing.T) {
 	}
 	if res, err := m.VM.Create(t.Context(), VMCreateInput{Name: "many", Count: &two, Volumes: []string{"alpha:ro"}}); err != nil || len(res.VMs) != 2 {
 		t.Errorf("several readers: %v", err)
-	}
-	if err := os.Remove(filepath.Join(dir, b.ID+".qcow2")); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := w.startPlan(m, "web"); mvm.KindOf(err) != mvm.ErrBroken || !strings.Contains(mvm.HintOf(err), "mvm volume detach web beta") {
-		t.Errorf("without its file: %v (%s)", err, mvm.HintOf(err))
 	}
 }
 

@@ -14,7 +14,7 @@ import (
 
 // attach records the attachment and plugs the disk into a VM that runs.
 func (ch *volumeChange) attach(ctx context.Context) error {
-	running, err := ch.running()
+	running, err := ch.running("attach")
 	if err != nil {
 		return err
 	}
@@ -137,8 +137,8 @@ func unattach(tx *store.Tx, vmID string, data []byte) error {
 }
 
 // detach takes the disk out of a VM that runs and forgets the attachment.
-func (ch *volumeChange) detach(ctx context.Context) error {
-	running, err := ch.running()
+func (ch *volumeChange) detach(ctx context.Context, force bool) error {
+	running, err := ch.running("detach")
 	if err != nil {
 		return err
 	}
@@ -156,8 +156,10 @@ func (ch *volumeChange) detach(ctx context.Context) error {
 	unplug := &unplugStep{plugged: plugged{c: ch.c, VMID: vm.ID, Volume: v.ID}, disk: vmVolume{v, *a}.disk(ch.c.paths)}
 	var steps []op.Step
 	if running && a.Pending != mvm.PendingAttach {
-		if unplug.later, unplug.why, err = ch.releaseGuest(ctx); err != nil {
-			return err
+		if !force {
+			if unplug.later, unplug.why, err = ch.releaseGuest(ctx); err != nil {
+				return err
+			}
 		}
 		steps = append(steps, unplug)
 	}

@@ -93,41 +93,61 @@ func TestVolumeCreateRefuses(t *testing.T) {
 	}
 }
 
-// A volume is there or it is not: wherever making, resizing or removing it fails.
+// tryVolume has an operation on volumes fail at a point.
+func (w *world) tryVolume(kind, point, action, when string, do func(*Client) error) {
+	w.t.Helper()
+	fault := fmt.Sprintf("%s:%s:%s:%s", action, kind, point, when)
+	if err := do(w.faulty(fault)); err == nil {
+		w.t.Errorf("%s: nothing failed", fault)
+	}
+}
+
+func createData(m *Client) error {
+	_, err := m.Volume.Create(context.Background(), VolumeCreateInput{Name: "data", Size: "2M"})
+	return err
+}
+
+// A volume is there or it is not: wherever making or removing it fails.
 func TestVolumeFailureAtEveryStep(t *testing.T) {
 	w := newWorld(t)
 	ctx := t.Context()
 	if _, err := w.open().Volume.Create(ctx, VolumeCreateInput{Name: "other", Size: "1M"}); err != nil {
 		t.Fatal(err)
 	}
-	create := func(m *Client) error {
-		_, err := m.Volume.Create(ctx, VolumeCreateInput{Name: "data", Size: "2M"})
-		return err
-	}
-	try := func(kind, point, action, when string, do func(*Client) error) {
-		t.Helper()
-		fault := fmt.Sprintf("%s:%s:%s:%s", action, kind, point, when)
-		if err := do(w.faulty(fault)); err == nil {
-			t.Errorf("%s: nothing failed", fault)
-		}
-	}
 	before := w.state()
 	for _, action := range []string{"error", "cancel"} {
 		for _, at := range [][2]string{{"reserve", "after"}, {"volume", "before"}, {"volume", "after"}, {"commit", "before"}} {
-			try(opVolumeCreate, at[0], action, at[1], create)
+			w.tryVolume(opVolumeCreate, at[0], action, at[1], createData)
 			if d := cmp.Diff(before, w.state()); d != "" {
 				t.Errorf("create %v: the world changed:\n%s", at, d)
 			}
 		}
 	}
-	if err := create(w.open()); err != nil {
+	for _, at := range [][2]string{{"revert:volume", "before"}, {"revert:volume", "after"}, {"finish", "before"}} {
+		if err := createData(w.open()); err != nil {
+			t.Fatal(err)
+		}
+		w.tryVolume(opVolumeRemove, at[0], "error", at[1], func(m *Client) error {
+			_, err := m.Volume.Remove(ctx, vol("data"), false)
+			return err
+		})
+		if d := cmp.Diff(before, w.state()); d != "" { // the next command finishes it
+			t.Errorf("remove %v: the world is not as before:\n%s", at, d)
+		}
+	}
+}
+
+// Resizing that fails tells the truth: the record is what the file is.
+func TestVolumeResizeFailureAtEveryStep(t *testing.T) {
+	w := newWorld(t)
+	ctx := t.Context()
+	if err := createData(w.open()); err != nil {
 		t.Fatal(err)
 	}
-	// Resizing tells the truth: the record is what the file is.
 	size := int64(2 << 20)
 	for _, at := range [][2]string{{"reserve", "after"}, {"volume-resize", "before"}, {"volume-resize", "after"}, {"commit", "before"}} {
 		want := fmt.Sprint(size>>20+1, "M")
-		try(opVolumeResize, at[0], "error", at[1], func(m *Client) error {
+		w.tryVolume(opVolumeResize, at[0], "error", at[1], func(m *Client) error {
 			_, err := m.Volume.Resize(ctx, VolumeResizeInput{Name: "data", Size: want})
 			return err
 		})
@@ -149,18 +169,6 @@ func TestVolumeFailureAtEveryStep(t *testing.T) {
 	}
 	if size != 4<<20 { // it grew where the fault came behind the step
 		t.Errorf("in the end it has %d bytes", size)
-	}
-	for _, at := range [][2]string{{"revert:volume", "before"}, {"revert:volume", "after"}, {"finish", "before"}} {
-		try(opVolumeRemove, at[0], "error", at[1], func(m *Client) error {
-			_, err := m.Volume.Remove(ctx, vol("data"), false)
-			return err
-		})
-		if d := cmp.Diff(before, w.state()); d != "" { // the next command finishes it
-			t.Errorf("remove %v: the world is not as before:\n%s", at, d)
-		}
-		if err := create(w.open()); err != nil {
-			t.Fatal(err)
-		}
 	}
 }
 

@@ -144,7 +144,7 @@ func TestReferenceWords(t *testing.T) {
 		"volume inspect": "json",
 		"volume resize":  "force json",
 		"volume attach":  "read-only ro mount json",
-		"volume detach":  "json",
+		"volume detach":  "force json",
 
 		"key import":  "default force json",
 		"key default": "clear json",
