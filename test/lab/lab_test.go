@@ -72,19 +72,30 @@ echo "lab: exit $?"
 poweroff -f
 `
 
-// TestFirecrackerSuite runs the driver's own tests and the conformance suite.
-func TestFirecrackerSuite(t *testing.T) { suite(t, "^TestReal(Conformance)?$") }
+// TestFirecrackerSuite runs the driver's own tests and the conformance suite, each
+// in a lab guest of its own.
+func TestFirecrackerSuite(t *testing.T) {
+	t.Run("Driver", func(t *testing.T) { suite(t, "^TestReal$") })
+	t.Run("Conformance", func(t *testing.T) { suite(t, "^TestRealConformance$") })
+}
 
 // TestFirecrackerSuiteJailed does so in jails that the real jailer makes.
 func TestFirecrackerSuiteJailed(t *testing.T) {
 	if jailer() == "" {
 		t.Skip("there is no jailer beside Firecracker")
 	}
-	suite(t, "^TestRealJailed(Conformance)?$")
+	t.Run("Driver", func(t *testing.T) { suite(t, "^TestRealJailed$") })
+	t.Run("Conformance", func(t *testing.T) { suite(t, "^TestRealJailedConformance$") })
 }
+
+// onlyVariable narrows down, below a suite's test, what runs in the lab.
+const onlyVariable = "MVM_TEST_LAB_ONLY"
 
 func suite(t *testing.T, tests string) {
 	t.Helper()
+	if only := os.Getenv(onlyVariable); only != "" {
+		tests += "/" + only
+	}
 	l := newLab(t)
 	test := filepath.Join(l.dir, "firecracker.test")
 	compile(l.ctx, t, test, "internal/vmm/firecracker")
@@ -93,7 +104,8 @@ func suite(t *testing.T, tests string) {
 	l.run(t, guest{
 		modules: []string{"kvm_amd", "tun", "vhost_vsock"},
 		files:   map[string]string{"/lab/vmlinux": l.vmlinux, "/lab/initrd": nested, "/lab/test": test},
-		script: "for n in 0 1 2; do tunctl -t lab$n && ip link set lab$n up; done\necho 140 >/proc/sys/vm/nr_hugepages\nMVM_TEST_FIRECRACKER=/bin/firecracker MVM_TEST_KERNEL=/lab/vmlinux MVM_TEST_INITRD=/lab/initrd " +
+		script: "for n in 0 1 2; do tunctl -t lab$n && ip link set lab$n up; done\necho 140 >/proc/sys/vm/nr_hugepages\n" +
+			"MVM_TEST_FIRECRACKER=/bin/firecracker MVM_TEST_KERNEL=/lab/vmlinux MVM_TEST_INITRD=/lab/initrd " +
 			"MVM_TEST_TAPS=\"lab0 lab1 lab2\" MVM_TEST_REQUIRE=root,kvm,firecracker /lab/test -test.v -test.count=1 -test.run '" + tests + "' -test.timeout 12m",
 	})
 }
@@ -231,7 +243,7 @@ func only(t *testing.T, patterns ...string) string {
 func compile(ctx context.Context, t *testing.T, dest, pkg string) {
 	t.Helper()
 	_, err := (&run.Host{}).Run(ctx, run.Cmd{
-		Name: "go", Args: []string{"test", "-c", "-o", dest, "github.com/mvmctl/mvm/" + pkg},
+		Name: "go", Args: []string{"test", "-c", "-ldflags=-s -w", "-o", dest, "github.com/mvmctl/mvm/" + pkg},
 		Env: append(os.Environ(), "CGO_ENABLED=0"),
 	})
 	if err != nil {
