@@ -44,6 +44,8 @@ func testRestore(t *testing.T, b bench) {
 	other.Restore = &from
 	w := b.start(t, other)
 	w.wantState(t, vmm.StateRunning)
+	data, _ := os.ReadFile(filepath.Join(other.Dir, other.Files.Log+".1"))
+	t.Logf("the guest's clock was left alone: %v", strings.Contains(string(data), "clock_realtime requested"))
 	w.echo(t)
 	if err := v.Machine.(vmm.Pauser).Resume(t.Context()); err != nil {
 		t.Fatal(err)
