@@ -92,6 +92,10 @@ func (d *Driver) launch(ctx context.Context, l vmm.Launch, clock bool) (*machine
 	if err != nil {
 		return nil, err
 	}
+	more, err := json.Marshal(extraOf(l))
+	if err != nil {
+		return nil, err
+	}
 	if err := prepare(l, r); err != nil {
 		removeNames(l)
 		return nil, err
@@ -102,10 +106,6 @@ func (d *Driver) launch(ctx context.Context, l vmm.Launch, clock bool) (*machine
 			removeNames(l)
 			return nil, err
 		}
-	}
-	more, err := json.Marshal(extraOf(l))
-	if err != nil {
-		return nil, err
 	}
 	m := d.machine(vmm.Handle{
 		Version: handleVersion, Driver: d.Name(), ID: l.ID, Dir: l.Dir,

@@ -148,7 +148,7 @@ func nested() bool {
 // refuses to start where its sockets exist. One old log is kept.
 func removeStale(l vmm.Launch) error {
 	var errs []error
-	for _, name := range []string{l.Files.API, l.Files.Agent, l.Files.Log + pipeSuffix, l.Files.Metrics + pipeSuffix} {
+	for _, name := range []string{l.Files.API, l.Files.Agent, l.Files.Log + pipeSuffix, l.Files.Metrics + pipeSuffix, metadataFile} {
 		if name == "" {
 			continue
 		}
