@@ -54,8 +54,7 @@ func (c *core) findVM(ctx context.Context, st *store.Store, selector string) (*m
 	if err != nil {
 		return nil, err
 	}
-	c.observe(ctx, st, vm)
-	c.resupervise(ctx, st, vm)
+	c.observeOne(ctx, st, vm)
 	return vm, nil
 }
 
