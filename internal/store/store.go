@@ -15,6 +15,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"strconv"
 	"time"
 
 	_ "modernc.org/sqlite" // the driver named "sqlite"
@@ -56,8 +57,10 @@ type querier interface {
 }
 
 // busyTimeout is how long a command waits for other commands' transactions,
-// which take milliseconds each.
-const busyTimeout = 10 * time.Second
+// which take milliseconds each. SQLite has no queue: whoever comes last may be
+// served first, and of fifty that write on a machine that is busy otherwise one has
+// waited longer than ten seconds.
+const busyTimeout = 30 * time.Second
 
 // Open opens the database at path and brings its schema up to date. A missing
 // file is made with mode 0600, a missing directory with 0700. Any number of
@@ -170,7 +173,7 @@ func (q Queries) one(ctx context.Context, dest []any, query string, args ...any)
 // made. NORMAL loses no commit when a process dies, only when the host does.
 func dsn(path string) string {
 	u := url.URL{Scheme: "file", Path: path}
-	return u.String() + "?_pragma=busy_timeout(10000)&_pragma=foreign_keys(1)&_pragma=synchronous(1)"
+	return u.String() + "?_pragma=busy_timeout(" + strconv.FormatInt(busyTimeout.Milliseconds(), 10) + ")&_pragma=foreign_keys(1)&_pragma=synchronous(1)"
 }
 
 // exists reports whether path is a database that has content.
