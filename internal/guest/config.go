@@ -33,8 +33,18 @@ type BootConfig struct {
 	Entropy    []byte       `json:"entropy"`         // mixed into the guest's random pool
 	Deblob     bool         `json:"deblob"`          // at first boot, remove what package managers have cached
 
-	Volumes []wire.Volume `json:"volumes,omitempty"` // to be mounted before the init starts
+	Volumes   []wire.Volume `json:"volumes,omitempty"`    // to be mounted before the init starts
+	CloudInit *CloudInit    `json:"cloud_init,omitempty"` // nil: cloud-init does not run
 }
+
+// CloudInit is what is done for the image's own cloud-init, which runs later.
+type CloudInit struct {
+	Seed    map[string][]byte `json:"seed,omitempty"` // files of CloudInitSeed by name; nil where the documents come from elsewhere
+	Network bool              `json:"network"`        // it is told how to configure the interface
+}
+
+// CloudInitSeed is where cloud-init's NoCloud looks for its documents.
+const CloudInitSeed = "/var/lib/cloud/seed/nocloud"
 
 // NewIdentity makes another machine of a guest that was restored from a snapshot
 // of one: without it two guests would share name, address, keys and random

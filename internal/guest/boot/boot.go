@@ -109,10 +109,13 @@ func prepare(con console, cfg *guest.BootConfig, ph *phases) (agentConfig *os.Fi
 	if IsFirstBoot(root, cfg.InstanceID) {
 		report("first boot", FirstBoot(root, cfg))
 	}
+	if cfg.CloudInit != nil {
+		report("cloud-init", PrepareCloudInit(root, cfg.CloudInit))
+	}
 	ph.done("first boot")
 	report("hostname", unix.Sethostname([]byte(cfg.Hostname)))
 	report("loopback", SetupLoopback())
-	if cfg.Network != nil {
+	if cfg.Network != nil && !leftToIfupdown(root, cfg.CloudInit) {
 		report("network", SetupNetwork(cfg.Network, netWait))
 	}
 	ph.done("network")

@@ -28,7 +28,7 @@ func FirstBoot(r *Rootfs, cfg *guest.BootConfig) error {
 	step("machine id", writeMachineID(r, cfg.MachineID))
 	step("host keys", writeHostKeys(r, cfg))
 	step("resolv.conf", writeResolv(r, cfg.Network))
-	step("authorized keys", authorize(r, cfg.SSH))
+	step("authorized keys", authorize(r, cfg))
 	if err := errors.Join(errs...); err != nil {
 		return err
 	}
@@ -208,8 +208,10 @@ func writeResolv(r *Rootfs, n *guest.NetConfig) error {
 	return r.WriteFile("/etc/resolv.conf", []byte(b.String()), 0o644, Owner{})
 }
 
-// authorize lets the configured keys log in. Lines that are there stay.
-func authorize(r *Rootfs, cfg guest.SSHConfig) error {
+// authorize lets the configured keys log in. Lines that are there stay. A user whom
+// cloud-init has yet to make gets them from cloud-init.
+func authorize(r *Rootfs, boot *guest.BootConfig) error {
+	cfg := boot.SSH
 	if len(cfg.AuthorizedKeys) == 0 {
 		return nil
 	}
@@ -218,6 +220,9 @@ func authorize(r *Rootfs, cfg guest.SSHConfig) error {
 		return err
 	}
 	u, err := account.Lookup(passwd, nil, cfg.User)
+	if errors.Is(err, account.ErrUnknown) && boot.CloudInit != nil && hasCloudInit(r) {
+		return nil
+	}
 	if err != nil {
 		return err
 	}
