@@ -17,6 +17,8 @@ type VMOptions struct {
 	Writeback      bool   `json:"writeback,omitempty"`       // the host's cache may hold back what the guest flushes
 	FirecrackerBin string `json:"firecracker_bin,omitempty"` // path given by the user
 
+	CloudInit *VMCloudInit `json:"cloud_init,omitempty"` // nil with the mode off
+
 	RestoredFrom string   `json:"restored_from,omitempty"` // id of the snapshot
 	Isolate      bool     `json:"isolate,omitempty"`       // not reachable from other VMs on its network
 	Egress       []string `json:"egress,omitempty"`        // nil allows all; else the CIDRs and names that it may reach, [] none
@@ -28,6 +30,14 @@ type VMOptions struct {
 	RestartCount   int    `json:"restart_count,omitempty"`    // starts by the policy since a user started the VM
 	RestartAt      string `json:"restart_at,omitempty"`       // when it starts the VM again; "" when the VM does not wait for that
 	RestartDelayMS int    `json:"restart_delay_ms,omitempty"` // before the last restart
+}
+
+// VMCloudInit says how a VM's cloud-init is told what it is to do.
+type VMCloudInit struct {
+	NoNetwork bool   `json:"no_network,omitempty"` // it leaves the network alone
+	ISO       string `json:"iso,omitempty"`        // name of the ISO in the VM's directory, in mode iso
+	OwnISO    bool   `json:"own_iso,omitempty"`    // it is the user's
+	KeepISO   bool   `json:"keep_iso,omitempty"`   // it stays when the VM has started
 }
 
 // VMBalloon is the balloon device of a VM.

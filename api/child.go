@@ -5,15 +5,16 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/mvmctl/mvm/internal/cloudinit"
 	"github.com/mvmctl/mvm/internal/guest/agentmain"
 	"github.com/mvmctl/mvm/internal/supervisor"
 )
 
 // ChildMain takes over when this process was started by mvm itself: as the
-// supervisor of a VM, to write down its end or to restart it, or inside a guest as
-// its agent. It then returns true when
-// that work is done, with the status that the process has to exit with. A program
-// that uses this package calls it first thing in main:
+// supervisor of a VM, to write down its end or to restart it, as the server that
+// its cloud-init reads from, or inside a guest as its agent. It then returns true
+// when that work is done, with the status that the process has to exit with. A
+// program that uses this package calls it first thing in main:
 //
 //	if status, done := api.ChildMain(); done {
 //		os.Exit(status)
@@ -24,6 +25,8 @@ func ChildMain() (status int, done bool) {
 		return agentmain.Main(os.Args), true
 	case len(os.Args) > 1 && os.Args[1] == supervisor.Command:
 		return supervisor.Main(os.Args[2:]), true
+	case len(os.Args) > 1 && os.Args[1] == cloudinit.Command:
+		return cloudinit.Main(os.Args[2:]), true
 	case len(os.Args) > 1 && os.Args[1] == endedCommand:
 		return endedMain(os.Args[2:], nil), true
 	case len(os.Args) > 1 && os.Args[1] == restartCommand:

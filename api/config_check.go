@@ -77,7 +77,7 @@ var fileNameRE = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$`)
 // that mvm uses there itself.
 func checkFileName(v string) error {
 	const hint = "use a plain name of letters, digits, '.', '-' and '_', such as vmm.log"
-	own := []string{seedName, identityName, vmm.ExitFile, "agent.sock", "rootfs.raw", "rootfs.qcow2"}
+	own := []string{seedName, identityName, cloudInitDir, vmm.ExitFile, "agent.sock", "rootfs.raw", "rootfs.qcow2"}
 	switch {
 	case !fileNameRE.MatchString(v):
 		return mvm.Errorf(mvm.ErrInvalid, "%s is not the name of a file", mvm.Quote(v)).WithHint(hint)

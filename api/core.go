@@ -6,9 +6,11 @@ import (
 	"sync"
 
 	"github.com/mvmctl/mvm"
+	"github.com/mvmctl/mvm/internal/cloudinit"
 	"github.com/mvmctl/mvm/internal/network"
 	"github.com/mvmctl/mvm/internal/network/linux"
 	"github.com/mvmctl/mvm/internal/op"
+	"github.com/mvmctl/mvm/internal/proc"
 	"github.com/mvmctl/mvm/internal/run"
 	"github.com/mvmctl/mvm/internal/store"
 	"github.com/mvmctl/mvm/internal/vmm"
@@ -30,6 +32,7 @@ type core struct {
 	checkJail      func(dir string) error
 	startRestarter func() error                // a process that restarts VMs
 	listens        func(network.Publish) error // refuses a port that a program of the host listens on
+	serve          func(context.Context, cloudinit.Server) (proc.Identity, error)
 
 	agent string // the program that goes into guests where none was built in
 
@@ -52,6 +55,7 @@ func newCore(cfg Config) (*core, error) {
 	}
 	c := &core{cfg: cfg, paths: p, agent: cfg.Executable, runner: &run.Host{}, net: linux.New(), listens: portTaken, isRoot: func() bool { return os.Geteuid() == 0 }, checkJail: firecracker.CheckJail}
 	c.qemu, c.firecracker, c.startRestarter = c.realQEMU, c.realFirecracker, c.spawnRestarter
+	c.serve = func(ctx context.Context, s cloudinit.Server) (proc.Identity, error) { return s.Start(ctx) }
 	return c, nil
 }
 

@@ -19,6 +19,14 @@ var deeds = map[string]func(context.Context, *Client) error{
 		_, err := m.VM.Create(ctx, VMCreateInput{Name: "web", NoAgent: true})
 		return err
 	},
+	"create net": func(ctx context.Context, m *Client) error {
+		_, err := m.VM.Create(ctx, VMCreateInput{Name: "web", NoAgent: true, CloudInitMode: mvm.CloudInitNet})
+		return err
+	},
+	"create iso": func(ctx context.Context, m *Client) error {
+		_, err := m.VM.Create(ctx, VMCreateInput{Name: "web", NoAgent: true, CloudInitMode: mvm.CloudInitISO})
+		return err
+	},
 	"create other": func(ctx context.Context, m *Client) error {
 		_, err := m.VM.Create(ctx, VMCreateInput{Name: "other", NoAgent: true})
 		return err
@@ -79,13 +87,15 @@ func verb(of func(*Client) batchVerb) func(context.Context, *Client) error {
 	}
 }
 
-// plans are the deeds that are tried at every step: each with the kinds of its
-// operations, and the deeds that lead from nothing to where it begins.
-var plans = []struct {
+// deedPlan is a deed that is tried at every step: with the kinds of its operations,
+// and the deeds that lead from nothing to where it begins.
+type deedPlan struct {
 	deed  string
 	kinds []string
 	first []string
-}{
+}
+
+var plans = []deedPlan{
 	{"create", []string{opCreate}, nil},
 	{"start", []string{opStart}, []string{"create", "stop"}},
 	{"stop", []string{"vm.stop"}, []string{"create"}},
@@ -97,21 +107,38 @@ var plans = []struct {
 	{"rm", []string{opRemove}, []string{"create"}},
 }
 
+// cloudInitPlans have the steps of cloud-init besides.
+var cloudInitPlans = []deedPlan{
+	{"create net", []string{opCreate}, nil},
+	{"create iso", []string{opCreate}, nil},
+	{"start", []string{opStart}, []string{"create net", "stop"}},
+	{"stop", []string{"vm.stop"}, []string{"create net"}},
+	{"rm", []string{opRemove}, []string{"create net"}},
+}
+
 // A command that fails, is cancelled or killed at any step of its plan, before or
 // after the step's effect, and also while it takes back what it did, leaves the
 // world as it began or as it was asked for. Which steps there are is asked of the
 // plan itself.
 func TestEveryStepOfEveryPlan(t *testing.T) {
-	everyStep(t, newHosted, "error", "cancel", "kill")
+	everyStep(t, newHosted, plans, "error", "cancel", "kill")
+}
+
+func TestEveryStepWithCloudInit(t *testing.T) {
+	if testing.Short() {
+		everyStep(t, newHosted, cloudInitPlans, "kill")
+		return
+	}
+	everyStep(t, newHosted, cloudInitPlans, "error", "cancel", "kill")
 }
 
 // So it is with VMs in jails, of which the jail is a part of the world.
 func TestEveryStepOfEveryPlanJailed(t *testing.T) {
 	testenv.Require(t, "root", "netns")
-	everyStep(t, newJailedHosted, "kill")
+	everyStep(t, newJailedHosted, append(plans, cloudInitPlans[1]), "kill")
 }
 
-func everyStep(t *testing.T, world func(*testing.T) *hosted, actions ...string) {
+func everyStep(t *testing.T, world func(*testing.T) *hosted, plans []deedPlan, actions ...string) {
 	for _, p := range plans {
 		t.Run(p.deed, func(t *testing.T) {
 			t.Parallel()

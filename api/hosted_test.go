@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -17,6 +18,7 @@ import (
 	"time"
 
 	"github.com/mvmctl/mvm"
+	"github.com/mvmctl/mvm/internal/cloudinit"
 	"github.com/mvmctl/mvm/internal/host"
 	"github.com/mvmctl/mvm/internal/network/nettest"
 	"github.com/mvmctl/mvm/internal/op"
@@ -38,6 +40,8 @@ func TestMain(m *testing.M) {
 		switch os.Args[1] {
 		case supervisor.Command:
 			os.Exit(supervisor.Main(rest))
+		case cloudinit.Command:
+			os.Exit(cloudinit.Main(rest))
 		case endedCommand:
 			os.Exit(endedMain(rest, intoWorld))
 		case restartCommand:
@@ -149,6 +153,14 @@ func intoWorld(c *core) {
 		CheckKVM: func() host.KVM { return host.KVM{Usable: true} },
 	})
 	c.firecracker = func(string) vmm.Driver { return d }
+	c.serve = serveLocally
+}
+
+// serveLocally starts a VM's server on an address that is there, unlike the gateway
+// of a network that is not real.
+func serveLocally(ctx context.Context, s cloudinit.Server) (proc.Identity, error) {
+	s.Listen, s.Exe = netip.MustParseAddrPort("127.0.0.1:0"), os.Args[0]
+	return s.Start(ctx)
 }
 
 // open makes a client on the world, as a new process would.
@@ -285,6 +297,9 @@ func (w *hosted) listing() []string {
 	}
 	for _, l := range links {
 		add("link %s", l)
+	}
+	for _, name := range w.net.Tables() {
+		add("table %s", name)
 	}
 	for _, p := range w.processes() {
 		add("process %s", strings.ReplaceAll(p.line, w.dir, ""))

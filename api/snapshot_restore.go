@@ -155,12 +155,13 @@ func (c *core) planRestore(ctx context.Context, st *store.Store, inv *inventory,
 	item := src
 	item.ID, item.Name, item.Status, item.CreatedAt, item.UpdatedAt = newID(), name, mvm.StatusStarting, now(), now()
 	item.PID, item.ExitCode, item.ProcessStartTime, item.RelayPID, item.NocloudNetPort, item.NocloudNetPID = 0, nil, nil, nil, nil, nil
-	item.IPv4, item.MAC, item.StatusReason, item.CloudInitMode, item.VolumeIDs = "", "", "", mvm.CloudInitOff, nil
+	item.IPv4, item.MAC, item.StatusReason, item.VolumeIDs = "", "", "", nil
 	item.Options.RestoredFrom, item.Options.JailUID, item.Options.Publish = l.meta.Snapshot.ID, 0, nil
 	p, err := c.planFrom(ctx, st, inv, &item, firstOf(networkName, src.NetworkID))
 	if err != nil {
 		return nil, err
 	}
+	p.inheritCloudInit()
 	if err := c.requireRoot("restoring a VM", "snapshot", "restore", l.meta.Snapshot.Name, name); err != nil {
 		return nil, err
 	}
@@ -185,6 +186,7 @@ func (p *vmPlan) restoreSteps(l *loading, copies *volumeCopies) []op.Step {
 		&identityStep{c: c, Path: filepath.Join(dir, identityName), plan: p},
 		&cloneStep{Path: p.item.RootfsPath, from: filepath.Join(l.dir, root.File), format: root.Format},
 	}
+	steps = append(steps, p.cloudInitNew()...)
 	steps = append(steps, copies.steps()...)
 	steps = append(steps, p.startSteps()...)
 	return append(steps, &becomeStep{c: c, plan: p, from: l})

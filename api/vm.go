@@ -29,9 +29,9 @@ type VMCreateInput struct {
 	VCPUCount        *int
 	MemSizeMiB       *int
 	NetworkName      string
-	CloudInitMode    mvm.CloudInitMode
-	User             string // SSH user
-	DiskSize         string // "10G"; "" takes 2 GiB, or more where the image needs it
+	CloudInitMode    mvm.CloudInitMode // "" is what the other choices for cloud-init are for, else off
+	User             string            // SSH user
+	DiskSize         string            // "10G"; "" takes 2 GiB, or more where the image needs it
 	RequestedGuestIP string
 	RequestedMAC     string
 	PCIEnabled       *bool
@@ -49,6 +49,12 @@ type VMCreateInput struct {
 	Count            *int     // names NAME-1…NAME-N
 	Atomic           bool     // with Count: all or none
 	Volumes          []string // NAME[:ro|:rw][:/MOUNT/POINT], by name or id prefix
+
+	CustomUserData      string // file with user data for cloud-init, merged with ours
+	NocloudNetPort      *int   // with mode net; nil and 0 take a free one
+	SkipCINetworkConfig bool   // cloud-init leaves the network alone
+	KeepCloudInitISO    bool   // with mode iso: the ISO stays when the VM has started
+	CloudInitISOPath    string // with mode iso: the user's own ISO in place of ours
 
 	// Beyond the reference.
 	Hypervisor string // auto, firecracker or qemu

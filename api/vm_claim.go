@@ -71,7 +71,7 @@ func settle(ctx context.Context, tx *store.Tx, vm *mvm.VMInstanceItem, to mvm.VM
 	}
 	vm.Status = to
 	if !to.Active() {
-		vm.PID, vm.ProcessStartTime, vm.RelayPID, vm.Handle = 0, nil, nil, nil
+		vm.PID, vm.ProcessStartTime, vm.RelayPID, vm.Handle, vm.NocloudNetPID = 0, nil, nil, nil, nil
 	}
 	return write(ctx, tx, vm, store.EventState, cause)
 }

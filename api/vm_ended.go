@@ -151,6 +151,7 @@ func (c *core) endByItself(ctx context.Context, vm *mvm.VMInstanceItem) error {
 		Steps: []op.Step{&actStep{func(ctx context.Context) error {
 			// What cannot be removed is taken up by the next start, or the removal.
 			_ = (&tapStep{c: c, VMID: vm.ID, Name: vm.TapDevice}).Revert(ctx)
+			_ = c.endServer(ctx, vm)
 			_ = c.clearVMM(ctx, vm.ID)
 			return nil
 		}}},

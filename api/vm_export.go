@@ -32,6 +32,9 @@ func (o *VMOperation) Export(ctx context.Context, in VMInput) (*mvm.VMExportConf
 		Firecracker: &mvm.VMExportFirecrackerConfig{EnableAPISocket: &yes, PCIEnabled: &vm.PCIEnabled, LSMFlags: deref(vm.LSMFlags), NestedVirt: &vm.NestedVirt, CPUConfig: string(vm.CPUConfig)},
 		CloudInit:   &mvm.VMExportCloudInitConfig{Mode: vm.CloudInitMode, User: deref(vm.SSHUser), NocloudNetPort: vm.NocloudNetPort},
 	}
+	if o := vm.Options.CloudInit; hasISO(vm) && !o.OwnISO {
+		cfg.CloudInit.KeepISO = &o.KeepISO
+	}
 	if len(vm.SSHKeys) > 0 {
 		cfg.CloudInit.SSHKey = vm.SSHKeys[0]
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"net/netip"
+	"strconv"
 	"strings"
 
 	"github.com/mvmctl/mvm"
@@ -198,6 +199,7 @@ func (r *importing) login(in *VMCreateInput) {
 		return
 	}
 	in.CloudInitMode, in.User = l.Mode, l.User
+	r.cloudInit(in)
 	if l.SSHKey == "" {
 		return
 	}
@@ -210,4 +212,24 @@ func (r *importing) login(in *VMCreateInput) {
 		return
 	}
 	r.lacks("SSH key "+mvm.Quote(l.SSHKey), "mvm key create "+l.SSHKey)
+}
+
+// cloudInit takes the choices of the description's mode, with the port where it is
+// free. User data is no part of a description.
+func (r *importing) cloudInit(in *VMCreateInput) {
+	l := r.cfg.CloudInit
+	if l.Mode == mvm.CloudInitISO && l.KeepISO != nil {
+		in.KeepCloudInitISO = *l.KeepISO
+	}
+	if l.Mode != mvm.CloudInitNet || l.NocloudNetPort == nil || *l.NocloudNetPort == 0 {
+		return
+	}
+	port := *l.NocloudNetPort
+	for _, vm := range r.inv.vms {
+		if vm.NocloudNetPort != nil && *vm.NocloudNetPort == port {
+			r.warn("the NoCloud port " + strconv.Itoa(port) + " is that of VM " + mvm.Quote(vm.Name) + ": the VM gets another")
+			return
+		}
+	}
+	in.NocloudNetPort = &port
 }

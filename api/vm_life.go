@@ -127,6 +127,9 @@ func (c *core) startIf(ctx context.Context, st *store.Store, vm *mvm.VMInstanceI
 			if err := p.loadVolumes(ctx, tx); err != nil { // one may have come or gone since the plan was made
 				return err
 			}
+			if err := p.reservePortOf(ctx, tx); err != nil {
+				return err
+			}
 			return p.reserveJailOf(ctx, tx)
 		},
 		// A VMM that a crash lost, and a tap that outlived its VM, go first.
@@ -212,7 +215,7 @@ func (c *core) end(ctx context.Context, st *store.Store, vm *mvm.VMInstanceItem,
 	if exit, err := vmm.ReadExit(c.paths.vm(vm.ID)); err == nil && exit.Code >= 0 && vm.ExitCode == nil {
 		vm.ExitCode = &exit.Code
 	}
-	return (&tapStep{c: c, VMID: vm.ID, Name: vm.TapDevice}).Revert(ctx)
+	return errors.Join((&tapStep{c: c, VMID: vm.ID, Name: vm.TapDevice}).Revert(ctx), c.endServer(ctx, vm))
 }
 
 // Remove stops VMs and removes all that belongs to them: process, tap, rules,
@@ -242,6 +245,10 @@ func (o *VMOperation) Remove(ctx context.Context, in VMInput, opts ...Option) (m
 // forward: each part may be gone already, and a crash is finished by the next
 // command. A VM in one of the phases to spare is refused.
 func (c *core) removeVM(ctx context.Context, vm *mvm.VMInstanceItem, spare []mvm.VMStatus) error {
+	steps := []op.Step{&vmmStep{c: c, VMID: vm.ID}, &tapStep{c: c, VMID: vm.ID, Name: vm.TapDevice}, &dirStep{c: c, VMID: vm.ID}}
+	if vm.CloudInitMode == mvm.CloudInitNet {
+		steps = append(steps, &nocloudStep{c: c, VMID: vm.ID})
+	}
 	return c.journal.Forward(ctx, op.Op{
 		Kind: opRemove, Subject: vm.Name, SubjectID: vm.ID,
 		Reserve: func(tx *store.Tx) error {
@@ -254,9 +261,7 @@ func (c *core) removeVM(ctx context.Context, vm *mvm.VMInstanceItem, spare []mvm
 			}
 			return err
 		},
-		Steps: []op.Step{
-			&vmmStep{c: c, VMID: vm.ID}, &tapStep{c: c, VMID: vm.ID, Name: vm.TapDevice}, &dirStep{c: c, VMID: vm.ID},
-		},
+		Steps: steps,
 	})
 }
 

@@ -30,7 +30,10 @@ func (s *stopStep) Revert(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	return (&tapStep{c: s.c, VMID: s.VMID, Name: s.Tap}).Revert(ctx)
+	if vm != nil {
+		err = s.c.endServer(ctx, vm)
+	}
+	return errors.Join(err, (&tapStep{c: s.c, VMID: s.VMID, Name: s.Tap}).Revert(ctx))
 }
 
 // phaseStep pauses a VM or has it go on. Taken back it does the other.

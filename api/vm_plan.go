@@ -57,6 +57,7 @@ type vmPlan struct {
 	identity  vmIdentity
 	handle    vmm.Handle
 	startedAt time.Time
+	cloudInit cloudInitPlan
 }
 
 // planCreate resolves what a user asked for into a plan, or says what is wrong
@@ -98,6 +99,7 @@ func (c *core) planCreate(ctx context.Context, st *store.Store, inv *inventory, 
 		func() error { return p.resolveVolumes(inv, in) },
 		func() (err error) { return p.resolveDriver(ctx, st, in) },
 		p.volumesFit,
+		func() error { return p.resolveCloudInit(inv, in) },
 		func() error { return c.requireRoot("creating a VM", "vm", "create", in.Name) },
 		func() error { return c.firstUse(ctx, st, inv, in.NetworkName) },
 		func() error { return p.resolveKeys(inv, in.SSHKeys) },
@@ -162,6 +164,7 @@ func (p *vmPlan) launch() vmm.Launch {
 	for _, v := range p.volumes {
 		disks = append(disks, v.disk(p.c.paths))
 	}
+	disks = append(disks, p.cloudInitDisk()...)
 	l := vmm.Launch{
 		ID: it.ID, Name: it.Name, Dir: p.c.paths.vm(it.ID), Binary: p.probe.Path, Jail: p.jail, Restore: p.restore, Accel: p.probe.Accel,
 		Kernel: p.c.paths.abs(p.kernel.Path), Initrd: filepath.Join(p.c.paths.vm(it.ID), seedName), Cmdline: p.cmdline(),
@@ -184,7 +187,7 @@ func (p *vmPlan) launch() vmm.Launch {
 // cmdline is the part of the kernel's command line that does not depend on the
 // VMM. net.ifnames=0 keeps the interface's name, which is up when udev starts.
 func (p *vmPlan) cmdline() string {
-	args := []string{"net.ifnames=0", "quiet"}
+	args := append([]string{"net.ifnames=0", "quiet"}, p.cloudInitArgs()...)
 	if p.item.LSMFlags != nil {
 		args = append(args, "lsm="+*p.item.LSMFlags)
 	}
@@ -207,14 +210,18 @@ func (p *vmPlan) bootConfig() (guest.BootConfig, error) {
 	if it.Hypervisor == "firecracker" {
 		powerOff = "reboot" // Firecracker ends when the guest resets; it has no power button
 	}
+	forCloudInit, err := p.cloudInitBoot()
+	if err != nil {
+		return guest.BootConfig{}, err
+	}
 	cfg := guest.BootConfig{
 		Version: 1, InstanceID: it.ID, Hostname: it.Name, PowerOff: powerOff, MachineID: it.ID + it.ID, Entropy: entropy, Deblob: p.deblob,
 		Root: guest.RootConfig{Device: "/dev/vda", FSType: p.image.FSType, Grow: true},
 		Network: &guest.NetConfig{MAC: it.MAC, Address: it.IPv4 + "/" + strconv.Itoa(subnet.Bits()), Gateway: p.network.IPv4Gateway,
-			DNS: strings.FieldsFunc(it.DNSServer, func(r rune) bool { return r == ',' || r == ' ' })},
+			DNS: p.dnsServers()},
 		SSH: guest.SSHConfig{User: *it.SSHUser, AuthorizedKeys: p.keyLines, HostKey: p.identity.HostKey},
 	}
-	cfg.Volumes = p.bootVolumes()
+	cfg.Volumes, cfg.CloudInit = p.bootVolumes(), forCloudInit
 	if !p.noAgent {
 		cfg.Agent = &guest.AgentParams{Transport: "virtio-serial", SerialName: "mvm.agent", Port: p.agentPort(), HostKey: p.identity.AgentKey,
 			AuthorizedKey: p.identity.ClientPublic, PowerOff: powerOff, Version: Version}
@@ -252,6 +259,9 @@ func (p *vmPlan) reserve(ctx context.Context, tx *store.Tx) error {
 	}
 	p.item.IPv4 = ip.String()
 	if err := p.reserveJail(ctx, tx); err != nil {
+		return err
+	}
+	if err := p.reservePort(ctx, tx); err != nil {
 		return err
 	}
 	if err := tx.InsertVM(ctx, p.item); err != nil {
@@ -295,18 +305,17 @@ func (p *vmPlan) createSteps() []op.Step {
 		&dirStep{c: c, VMID: id},
 		&identityStep{c: c, Path: filepath.Join(dir, identityName), plan: p},
 		&diskStep{c: c, Path: p.item.RootfsPath, base: c.paths.abs(p.image.Path), format: diskFormat(p.item.RootfsSuffix), size: int64(p.item.DiskSizeMiB) << 20},
-	}, p.startSteps())
+	}, p.cloudInitNew(), p.startSteps())
 }
 
 // startSteps are the side effects of starting a VM that has a disk.
 func (p *vmPlan) startSteps() []op.Step {
 	c, id := p.c, p.item.ID
-	return []op.Step{
+	return slices.Concat([]op.Step{
 		&seedStep{c: c, Path: filepath.Join(c.paths.vm(id), seedName), base: p.initrd, config: p.bootConfig},
 		&netStep{c: c, spec: networkSpecFor(p.network, p.item)},
 		&tapStep{c: c, VMID: id, Name: p.item.TapDevice, plan: p},
-		&vmmStep{c: c, VMID: id, plan: p},
-	}
+	}, p.cloudInitBefore(), []op.Step{&vmmStep{c: c, VMID: id, plan: p}}, p.cloudInitAfter())
 }
 
 func diskFormat(suffix string) string {

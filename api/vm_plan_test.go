@@ -63,7 +63,7 @@ func TestPlanDefaults(t *testing.T) {
 		"vcpu": 1, "mem": 512, "disk": 2048, "dns": "1.1.1.1", "user": "root", "pci": true, "nested": false,
 		"logging": true, "metrics": false, "console": false, "lsm": (*string)(nil), "args": (*string)(nil), "mode": mvm.CloudInitOff,
 		"status": mvm.StatusStarting, "image": image.ID, "kernel": kernel.ID, "keys": []string{"default"}, "network": "default", "hypervisor": "qemu", "accel": "tcg",
-		"agent": true, "suffix": ".qcow2", "cmdline": "net.ifnames=0 quiet", "binary": "",
+		"agent": true, "suffix": ".qcow2", "cmdline": "net.ifnames=0 quiet cloud-init=disabled", "binary": "",
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Error(diff)
@@ -100,7 +100,7 @@ func TestPlanOrderOfPrecedence(t *testing.T) {
 	if it.VCPUCount != 2 || it.MemSizeMiB != 300 || !it.PCIEnabled || it.DiskSizeMiB != 100 || *it.SSHUser != "debian" || !strings.HasPrefix(it.MAC, "52:54:") || it.HasAgent {
 		t.Errorf("planned %+v", it)
 	}
-	if got, want := p.cmdline(), "net.ifnames=0 quiet lsm=landlock from=flag"; got != want {
+	if got, want := p.cmdline(), "net.ifnames=0 quiet cloud-init=disabled lsm=landlock from=flag"; got != want {
 		t.Errorf("command line %q, want %q", got, want)
 	}
 	p, err = w.plan(m, VMCreateInput{RequestedMAC: "52:54:00:aa:bb:cc", RequestedGuestIP: "172.27.0.99"})

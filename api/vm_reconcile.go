@@ -17,6 +17,7 @@ func (c *core) observe(ctx context.Context, st *store.Store, vms ...*mvm.VMInsta
 	var ended []*mvm.VMInstanceItem
 	var deaths []death
 	for _, vm := range vms {
+		observeServer(vm)
 		if hasEnded(vm) {
 			ended, deaths = append(ended, vm), append(deaths, c.autopsy(ctx, vm))
 		}

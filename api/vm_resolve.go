@@ -220,11 +220,3 @@ func validateUser(name string) error {
 	}
 	return nil
 }
-
-func validateCloudInit(mode mvm.CloudInitMode) error {
-	if mode == "" || mode == mvm.CloudInitOff {
-		return nil
-	}
-	return mvm.Errorf(mvm.ErrUnsupported, "cloud-init mode %s cannot be had in this version", mvm.Quote(string(mode))).
-		WithHint("leave --cloud-init-mode out: hostname, network and keys reach the guest without cloud-init")
-}

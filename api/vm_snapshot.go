@@ -155,6 +155,7 @@ func sameShape(meta *snapshotMeta, vm *mvm.VMInstanceItem) error {
 	}{
 		{"hypervisor", vm.Hypervisor, was.Hypervisor}, {"vCPUs", vm.VCPUCount, was.VCPUCount}, {"memory in MiB", vm.MemSizeMiB, was.MemSizeMiB},
 		{"PCI", vm.PCIEnabled, was.PCIEnabled}, {"agent", vm.HasAgent, was.HasAgent}, {"volumes", len(vm.VolumeIDs), len(was.VolumeIDs)},
+		{"cloud-init ISO", hasISO(vm), hasISO(was)},
 	} {
 		if f.have != f.was {
 			return mvm.Errorf(mvm.ErrConflict, "the snapshot is of a VM with other devices (%s: %v, not %v)", f.what, f.was, f.have).

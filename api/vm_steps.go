@@ -180,6 +180,11 @@ func (c *core) decoders() map[string]op.Decoder {
 		"stop":          decode(func() op.Step { return &stopStep{c: c} }),
 		"phase":         decode(func() op.Step { return &phaseStep{c: c} }),
 
+		"cloud-init": decode(func() op.Step { return &cloudInitStep{c: c} }),
+		"iso":        decode(func() op.Step { return &isoStep{} }),
+		"iso-gone":   decode(func() op.Step { return &isoGoneStep{} }),
+		"nocloud":    decode(func() op.Step { return &nocloudStep{c: c} }),
+
 		"bridge": decode(func() op.Step { return &bridgeStep{c: c} }),
 
 		"snapshot-dir":   decode(func() op.Step { return &snapDirStep{c: c} }),

@@ -59,6 +59,9 @@ func (p *vmPlan) bootFSTypes() []string {
 			types = append(types, v.item.FSType)
 		}
 	}
+	if hasISO(p.item) {
+		types = append(types, cloudInitFS)
+	}
 	return types
 }
 

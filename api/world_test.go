@@ -68,6 +68,7 @@ func (w *world) open() *Client {
 		return w.driver
 	}
 	c.firecracker = func(string) vmm.Driver { return probed{Driver: vmmtest.NewFake(), name: "firecracker", probe: w.fc} }
+	c.serve = serveLocally
 	w.t.Cleanup(func() { _ = m.Close() })
 	return m
 }
@@ -175,6 +176,11 @@ func (w *world) state() []string {
 	for _, tap := range taps {
 		add("tap %s %s", tap.Name, tap.VMID)
 	}
+	for _, name := range w.net.Tables() {
+		if strings.HasPrefix(name, "mvm-nocloud-") {
+			add("table %s", name)
+		}
+	}
 	for _, id := range w.driver.running() {
 		add("process %s", id)
 	}
@@ -228,9 +234,10 @@ type liveDriver struct {
 }
 
 type liveRun struct {
-	inner vmm.Handle // as the fake knows it
-	outer vmm.Handle // with the process
-	ended chan struct{}
+	launch vmm.Launch
+	inner  vmm.Handle // as the fake knows it
+	outer  vmm.Handle // with the process
+	ended  chan struct{}
 }
 
 func newLiveDriver(t *testing.T) *liveDriver {
@@ -288,7 +295,7 @@ func (d *liveDriver) Start(ctx context.Context, l vmm.Launch) (vmm.Machine, erro
 	if err != nil {
 		d.t.Fatal(err)
 	}
-	r := &liveRun{inner: m.Handle(), outer: m.Handle(), ended: make(chan struct{})}
+	r := &liveRun{launch: l, inner: m.Handle(), outer: m.Handle(), ended: make(chan struct{})}
 	r.outer.VMM, r.outer.Driver = id, d.Name()
 	d.runs[l.ID] = r
 	go func() { // the VM ends: by Shutdown, by its guest, or with its process
@@ -316,6 +323,18 @@ func (d *liveDriver) Attach(ctx context.Context, h vmm.Handle) (vmm.Machine, err
 		return nil, err
 	}
 	return liveMachine{m.(allOf), h}, nil
+}
+
+// launched is what the driver was last told of a VM.
+func (w *world) launched(id string) vmm.Launch {
+	w.t.Helper()
+	w.driver.mu.Lock()
+	defer w.driver.mu.Unlock()
+	r := w.driver.runs[id]
+	if r == nil {
+		w.t.Fatalf("%s was not launched", id)
+	}
+	return r.launch
 }
 
 // running are the ids of the VMs that have a process.

@@ -25,7 +25,8 @@ type vmCreateOptions struct {
 	metrics, noMetrics bool
 	console            bool
 
-	beyond vmBeyond
+	beyond    vmBeyond
+	cloudInit cloudInitOptions
 }
 
 func newVMCreate(a *app) *cobra.Command {
@@ -34,10 +35,16 @@ func newVMCreate(a *app) *cobra.Command {
 		Use:   "create NAME",
 		Short: "Make a VM and start it",
 		Long: `Make a VM from an image and a kernel and start it. What is not said is taken from
-the settings. When something fails, everything that was begun is undone.`,
+the settings. When something fails, everything that was begun is undone.
+
+Host name, network and SSH keys reach the guest without cloud-init. An image that
+has it runs user data of yours in one of three modes: inject puts it into the guest's
+root at boot, iso on a second disk, and net on a server that this guest alone
+reaches, until it was read.`,
 		Example: `  mvm vm create web --wait
   mvm vm create db --image debian:12 --vcpu 2 --mem 2G --disk-size 20G
-  mvm vm create node --count 3 --atomic`,
+  mvm vm create node --count 3 --atomic
+  mvm vm create app --image debian:12 --cloudinit-config user-data.yaml`,
 		Args:              needs(1, 1, "a name for the VM"),
 		ValidArgsFunction: fixed(),
 	}
@@ -64,6 +71,7 @@ func (o *vmCreateOptions) flags(a *app, cmd *cobra.Command) {
 	completeFlag(cmd, "restart", fixed("no", "on-failure", "always"))
 	a.jsonFlag(cmd)
 	completeFlag(cmd, "image", a.completeImages(0))
+	o.cloudInit.flags(cmd, in)
 	o.machineFlags(a, cmd)
 }
 
@@ -159,6 +167,7 @@ func (o *vmCreateOptions) resolve(cmd *cobra.Command) error {
 	if err := o.beyond.resolve(cmd, in); err != nil {
 		return err
 	}
+	o.cloudInit.resolve(cmd, in)
 	return o.readTemplate()
 }
 

@@ -31,18 +31,33 @@ const (
 func WriteISO(ctx context.Context, path string, docs Documents) error {
 	err := writeISO(ctx, path, docs)
 	if err != nil {
-		return errors.Join(mvm.Errorf(mvm.ErrUnavailable, "cannot write the cloud-init ISO %s: %w", path, err).WithHint("see whether its disk is full"), remove(path+".part"))
+		return errors.Join(mvm.Errorf(mvm.ErrUnavailable, "cannot write the cloud-init ISO %s: %w", path, err).WithHint("see whether its disk is full"), RemoveISO(path))
 	}
 	return nil
 }
 
+// What stands beside an ISO while it is written: the tree that it is made of, and
+// as much of it as there is.
+const (
+	treeSuffix = ".tree"
+	partSuffix = ".part"
+)
+
+// RemoveISO removes an ISO that WriteISO made or was killed over. One that is not
+// there is fine.
+func RemoveISO(path string) error {
+	return errors.Join(remove(path), remove(path+partSuffix), os.RemoveAll(path+treeSuffix))
+}
+
 func writeISO(ctx context.Context, path string, docs Documents) error {
-	work, err := os.MkdirTemp(filepath.Dir(path), ".cloud-init-")
-	if err != nil {
+	work, part := path+treeSuffix, path+partSuffix
+	if err := RemoveISO(path); err != nil {
+		return err
+	}
+	if err := os.Mkdir(work, 0o700); err != nil {
 		return err
 	}
 	defer func() { _ = os.RemoveAll(work) }()
-	part := path + ".part"
 	f, err := os.OpenFile(part, os.O_RDWR|os.O_CREATE|os.O_TRUNC, 0o600)
 	if err != nil {
 		return err

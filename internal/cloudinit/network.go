@@ -52,8 +52,8 @@ type Source struct {
 	InstanceID string
 	URL        string // of a server; "" for a seed in the guest or on a disk
 
-	// Network is handed over on the command line too where it comes from a server:
-	// it has to be known before the server can be asked.
+	// Network is handed over on the command line, for a server cannot be asked before
+	// the network is configured; nil where the documents hold it.
 	Network   *Network
 	NoNetwork bool // cloud-init leaves the network alone
 }
@@ -66,7 +66,7 @@ const Disabled = "cloud-init=disabled"
 // instance id has it go on with what it has read when a guest boots again, also
 // when the source is gone by then. dsmode is for versions before 24, which take
 // every "nocloud" for a local source.
-func (s Source) KernelArgs() ([]string, error) {
+func (s Source) KernelArgs() []string {
 	ds := "ds=nocloud;i=" + s.InstanceID
 	if s.URL != "" {
 		ds += ";dsmode=net;s=" + s.URL
@@ -75,14 +75,29 @@ func (s Source) KernelArgs() ([]string, error) {
 	switch {
 	case s.NoNetwork:
 		args = append(args, "network-config=disabled")
-	case s.URL != "" && s.Network != nil:
-		tree := s.Network.tree()
-		tree.Style = yaml.FlowStyle // everything below is flow too, and so short
-		data, err := dump(tree)
-		if err != nil {
-			return nil, err
-		}
-		args = append(args, "network-config="+base64.StdEncoding.EncodeToString(data))
+	case s.Network != nil:
+		args = append(args, "network-config="+base64.StdEncoding.EncodeToString([]byte(inline(s.Network.tree()))))
 	}
-	return args, nil
+	return args
+}
+
+// inline writes a tree on one line, without blanks: a command line is short.
+func inline(n *yaml.Node) string {
+	var items []string
+	switch n.Kind {
+	case yaml.MappingNode:
+		for i := 0; i+1 < len(n.Content); i += 2 {
+			items = append(items, strconv.Quote(n.Content[i].Value)+":"+inline(n.Content[i+1]))
+		}
+		return "{" + strings.Join(items, ",") + "}"
+	case yaml.SequenceNode:
+		for _, c := range n.Content {
+			items = append(items, inline(c))
+		}
+		return "[" + strings.Join(items, ",") + "]"
+	}
+	if n.ShortTag() == "!!str" {
+		return strconv.Quote(n.Value)
+	}
+	return n.Value
 }

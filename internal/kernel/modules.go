@@ -29,10 +29,10 @@ var bootModules = []string{
 	"vmw_vsock_virtio_transport", "overlay",
 }
 
-// fsModules is what mounting a root of a type needs. Only the type in use is
+// fsModules is what mounting a file system of a type needs. Only the type in use is
 // loaded: btrfs measures its checksum routines at load time, for seconds in an
 // emulated guest.
-var fsModules = map[string][]string{"ext4": {"ext4"}, "xfs": {"xfs"}, "btrfs": {"btrfs"}}
+var fsModules = map[string][]string{"ext4": {"ext4"}, "xfs": {"xfs"}, "btrfs": {"btrfs"}, "iso9660": {"isofs"}}
 
 // required has to be there, as a module or built in: without these no guest
 // finds its disk.

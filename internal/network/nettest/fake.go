@@ -394,6 +394,13 @@ func (f *Fake) HasTable(name string) bool {
 	return f.tables[name] != nil
 }
 
+// Tables lists the nftables tables by name.
+func (f *Fake) Tables() []string {
+	end, _ := f.begin(context.Background())
+	defer end()
+	return slices.Sorted(maps.Keys(f.tables))
+}
+
 // FlushTable removes the rules of a table, as 'nft flush table' does.
 func (f *Fake) FlushTable(name string) {
 	end, _ := f.begin(context.Background())
