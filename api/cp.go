@@ -191,6 +191,7 @@ func (c *copying) transfer(ctx context.Context, from, to cpPlace) (tree.Stats, e
 		sender <- outcome{s, err}
 	}()
 	target := c.target
+	target.Expect = tree.Names(from.paths)
 	target.Owners = from.vm != "" && to.vm != "" && c.in.User == ""
 	got, err := c.receive(ctx, to, target, r)
 	_ = r.CloseWithError(errReceiver)

@@ -1,6 +1,7 @@
 package api
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -152,4 +153,27 @@ func TestLogFollowEnds(t *testing.T) {
 	if err := l.run(t.Context(), -1, func(string) error { return stop }); !errors.Is(err, stop) {
 		t.Errorf("stopped: %v", err)
 	}
+}
+
+// What a guest prints is handed on line by line, all of it, each of bounded length.
+func FuzzLogLines(f *testing.F) {
+	f.Add([]byte("a\r\nb\n\nc"))
+	f.Add(bytes.Repeat([]byte("x"), logMaxLine+5))
+	f.Add([]byte("\x00\xff\x1b[2J\r\r\r\n"))
+	f.Fuzz(func(t *testing.T, data []byte) {
+		path := filepath.Join(t.TempDir(), "log")
+		put(t, path, string(data))
+		var got []byte
+		err := (&logReader{path: path}).run(t.Context(), -1, func(s string) error {
+			if len(s) > logMaxLine || strings.Contains(s, "\n") {
+				t.Errorf("a line of %d bytes", len(s))
+			}
+			got = append(got, s...)
+			return nil
+		})
+		drop := func(b []byte) string { return strings.NewReplacer("\r", "", "\n", "").Replace(string(b)) }
+		if err != nil || drop(got) != drop(data) {
+			t.Errorf("%q became %q, %v", data, got, err)
+		}
+	})
 }

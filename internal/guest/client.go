@@ -9,6 +9,7 @@ import (
 	"strings"
 	"sync/atomic"
 	"time"
+	"unicode"
 
 	"golang.org/x/crypto/ssh"
 
@@ -176,7 +177,7 @@ func unanswered(ctx context.Context, err error, began time.Time) error {
 // clean makes text from a guest fit for a terminal and for one line.
 func clean(s string) string {
 	s = strings.Map(func(r rune) rune {
-		if r < ' ' || r == 0x7f || (r >= 0x80 && r < 0xa0) {
+		if !unicode.IsPrint(r) { // nor is what turns the direction of writing
 			return ' '
 		}
 		return r
@@ -184,7 +185,7 @@ func clean(s string) string {
 	s = strings.TrimSpace(s)
 	const most = 300
 	if len(s) > most {
-		s = s[:most] + "…"
+		s = strings.ToValidUTF8(s[:most], "") + "…"
 	}
 	return s
 }

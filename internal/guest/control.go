@@ -38,7 +38,7 @@ func (c *Client) request(ctx context.Context, name string, limit time.Duration, 
 		return err
 	}
 	if err := json.Unmarshal(reply, out); err != nil {
-		return mvm.Errorf(mvm.ErrBroken, "the agent's answer is no answer: %w", err).WithHint("restart the VM to renew the agent")
+		return mvm.Errorf(mvm.ErrBroken, "the agent's answer is no answer: %s", clean(err.Error())).WithHint("restart the VM to renew the agent")
 	}
 	return nil
 }
@@ -48,10 +48,15 @@ func (c *Client) request(ctx context.Context, name string, limit time.Duration, 
 func (c *Client) Ready(ctx context.Context) (wire.Ready, error) {
 	var r wire.Ready
 	err := c.request(ctx, wire.ReqReady, RequestLimit, nil, &r)
+	printable(&r)
+	return r, err
+}
+
+// printable makes the texts of an answer fit for a terminal.
+func printable(r *wire.Ready) {
 	for _, s := range []*string{&r.Version, &r.Hostname, &r.BootID, &r.Init, &r.State, &r.Kernel} {
 		*s = clean(*s)
 	}
-	return r, err
 }
 
 // Sync has the guest write out its file systems, within SyncLimit.

@@ -229,30 +229,39 @@ func (s *stream) run(ctx context.Context, cmd Cmd) (Status, error) {
 func (s *stream) status() (Status, bool) {
 	st, ok := Status{Code: 255}, false
 	for r := range s.reqs {
-		switch r.Type {
-		case "exit-status":
-			var m struct{ Status uint32 }
-			if ssh.Unmarshal(r.Payload, &m) == nil {
-				st, ok = Status{Code: int(m.Status & 0xff)}, true
-			}
-		case "exit-signal":
-			var m struct {
-				Name      string
-				Core      bool
-				Msg, Lang string
-			}
-			if ssh.Unmarshal(r.Payload, &m) == nil {
-				st, ok = Status{Code: 255, Signal: clean(m.Name)}, true
-				if n := usual[m.Name]; n != 0 {
-					st.Code = 128 + n
-				}
-			}
+		if said, is := readStatus(r.Type, r.Payload); is {
+			st, ok = said, true
 		}
 		if r.WantReply {
 			_ = r.Reply(false, nil)
 		}
 	}
 	return st, ok
+}
+
+// readStatus reads how a command ended (RFC 4254, section 6.10).
+func readStatus(request string, payload []byte) (Status, bool) {
+	switch request {
+	case "exit-status":
+		var m struct{ Status uint32 }
+		if ssh.Unmarshal(payload, &m) == nil {
+			return Status{Code: int(m.Status & 0xff)}, true
+		}
+	case "exit-signal":
+		var m struct {
+			Name      string
+			Core      bool
+			Msg, Lang string
+		}
+		if ssh.Unmarshal(payload, &m) == nil {
+			st := Status{Code: 255, Signal: clean(m.Name)}
+			if n := usual[m.Name]; n != 0 {
+				st.Code = 128 + n
+			}
+			return st, true
+		}
+	}
+	return Status{}, false
 }
 
 func (s *stream) input(r io.Reader) {

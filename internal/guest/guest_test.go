@@ -268,7 +268,7 @@ func TestOverPlainSSH(t *testing.T) {
 	if _, err := c.Exec(short(t, time.Minute), guest.Cmd{Argv: []string{"id"}, User: "other"}); !errors.Is(err, mvm.ErrUnsupported) {
 		t.Error(err)
 	}
-	if err := c.Sync(short(t, time.Minute)); !errors.Is(err, mvm.ErrUnsupported) {
+	if _, err := c.Ready(short(t, time.Minute)); !errors.Is(err, mvm.ErrUnsupported) {
 		t.Error(err)
 	}
 }

@@ -127,7 +127,7 @@ func (c *Client) Unpack(ctx context.Context, t tree.Target, r io.Reader) (tree.S
 	plain := make(chan result, 1)
 	pr, pw := io.Pipe()
 	go func() {
-		s, err := tree.Plain(pw, r, end, t.Owners)
+		s, err := tree.Plain(pw, r, end, t)
 		plain <- result{s, err}    // first: when the guest misses something we know why
 		_ = pw.CloseWithError(err) // the guest sees an archive that breaks off
 	}()
@@ -168,14 +168,19 @@ func (c *Client) script(ctx context.Context, script string, in io.Reader, out io
 	if err != nil || st.Code == 0 {
 		return err
 	}
-	lines := strings.Split(strings.TrimSpace(report.String()), "\n")
+	return readFailure(report.String(), st.Code)
+}
+
+// readFailure reads why a script failed, in its own words or in those of what it ran.
+func readFailure(report string, code int) error {
+	lines := strings.Split(strings.TrimSpace(report), "\n")
 	for i, line := range lines {
 		said, ok := strings.CutPrefix(line, "mvm-cp:")
-		if part := strings.SplitN(said, ":", 3); ok && st.Code == copyFailed && len(part) == 3 {
+		if part := strings.SplitN(said, ":", 3); ok && code == copyFailed && len(part) == 3 {
 			at := strings.TrimPrefix(strings.Join(append([]string{part[2]}, lines[i+1:]...), "\n"), "./") // a path may have several lines
 			return &tree.Error{Code: tree.Code(part[0]), Path: strings.ReplaceAll(at, "/./", "/"), Reason: clean(part[1])}
 		}
 	}
-	return mvm.Errorf(mvm.ErrUnavailable, "copying in the guest ended with status %d: %s", st.Code, clean(lines[len(lines)-1])).
+	return mvm.Errorf(mvm.ErrUnavailable, "copying in the guest ended with status %d: %s", code, clean(lines[len(lines)-1])).
 		WithHint("it needs sh and tar there")
 }

@@ -26,9 +26,15 @@ func (c *Client) Tree(ctx context.Context, args []string, in io.Reader, out io.W
 	if err != nil {
 		return s, err
 	}
-	if st.Code == 0 {
-		if err := json.Unmarshal(report.Bytes(), &s); err != nil {
-			return s, mvm.Errorf(mvm.ErrBroken, "the agent's report is no report: %w", err).WithHint("restart the VM to renew the agent")
+	return readReport(report.String(), st.Code)
+}
+
+// readReport reads what an agent says of a copy that ended with a status.
+func readReport(report string, code int) (tree.Stats, error) {
+	var s tree.Stats
+	if code == 0 {
+		if err := json.Unmarshal([]byte(report), &s); err != nil {
+			return s, mvm.Errorf(mvm.ErrBroken, "the agent's report is no report: %s", clean(err.Error())).WithHint("restart the VM to renew the agent")
 		}
 		for i := range s.Skipped {
 			s.Skipped[i] = clean(s.Skipped[i])
@@ -36,8 +42,8 @@ func (c *Client) Tree(ctx context.Context, args []string, in io.Reader, out io.W
 		return s, nil
 	}
 	var e tree.Error
-	if json.Unmarshal(report.Bytes(), &e) != nil || e.Reason == "" {
-		return s, mvm.Errorf(mvm.ErrUnavailable, "the agent does not copy: %s", clean(report.String())).
+	if json.Unmarshal([]byte(report), &e) != nil || e.Reason == "" {
+		return s, mvm.Errorf(mvm.ErrUnavailable, "the agent does not copy: %s", clean(report)).
 			WithHint("an agent older than this mvm is renewed by restarting the VM")
 	}
 	e.Reason = clean(e.Reason)

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"io"
 	"path"
+	"path/filepath"
 	"slices"
 	"strings"
 	"time"
@@ -13,11 +14,11 @@ import (
 
 // Plain turns a stream of Pack into an archive that any tar(1) unpacks, busybox's
 // too, which knows no PAX headers. Its last entry is an empty file with the name
-// end: where that was unpacked, the stream was whole. Owners are left out unless
-// they are asked for.
-func Plain(w io.Writer, r io.Reader, end string, owners bool) (Stats, error) {
+// end: where that was unpacked, the stream was whole. Of the target, what is expected
+// and whether owners are kept counts.
+func Plain(w io.Writer, r io.Reader, end string, t Target) (Stats, error) {
 	buf := bufio.NewWriterSize(w, 256<<10)
-	p := &plain{tw: tar.NewWriter(buf), owners: owners, tops: map[string]bool{}}
+	p := &plain{tw: tar.NewWriter(buf), owners: t.Owners, tops: map[string]bool{}, list: t.guestList()}
 	tr := tar.NewReader(bufio.NewReaderSize(r, 256<<10))
 	for {
 		h, err := tr.Next()
@@ -43,11 +44,19 @@ type plain struct {
 	owners bool
 	stats  Stats
 	tops   map[string]bool
+	list   *guestList
 	dirs   []*tar.Header
 }
 
 func (p *plain) add(h *tar.Header, content io.Reader) error {
 	name := path.Clean(h.Name)
+	if !filepath.IsLocal(name) {
+		return errOutside()
+	}
+	top, _, _ := strings.Cut(name, "/")
+	if err := p.list.check(top); err != nil {
+		return err
+	}
 	if !strings.Contains(name, "/") {
 		if p.tops[name] {
 			return &Error{Exists, name, "two sources have this name"}
@@ -132,6 +141,9 @@ func (g *Gatherer) Add(archive io.Reader, name string, one bool) (again []string
 			return again, &Error{Other, "", "the guest's tar sends no archive"}
 		}
 		rel := path.Clean(h.Name)
+		if !filepath.IsLocal(rel) {
+			return again, errOutside()
+		}
 		as := path.Join(name, rel)
 		if one {
 			as = name

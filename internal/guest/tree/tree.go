@@ -13,6 +13,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"path"
 )
 
 // Code tells apart the ways in which a copy fails that a caller reports by name.
@@ -60,9 +61,62 @@ type Target struct {
 	// or else, for one source only, the name that it gets.
 	Path string `json:"path"`
 
+	// Expect are the names that the sources have; AnyName stands for one that is not
+	// known. A sender that sends something else is refused. Empty expects anything.
+	Expect []string `json:"expect,omitempty"`
+
 	Dir    bool `json:"dir,omitempty"`    // Path has to be a directory: there are several sources
 	Force  bool `json:"force,omitempty"`  // replace files that exist
 	Owners bool `json:"owners,omitempty"` // keep numeric owners and the set-user-ID bits; needs root
+}
+
+// AnyName is the name of a source that only the sender knows.
+const AnyName = "."
+
+// Names returns what to expect of sources: their last names.
+func Names(sources []string) []string {
+	var names []string
+	for _, s := range sources {
+		name := path.Base(s)
+		if name == "." || name == ".." || name == "/" {
+			name = AnyName
+		}
+		names = append(names, name)
+	}
+	return names
+}
+
+// guestList holds a sender to what was asked for: without, who asks for notes.txt
+// could get a .bashrc beside it.
+type guestList struct {
+	names   map[string]bool
+	unknown int // how many more names are welcome
+	open    bool
+}
+
+func (t Target) guestList() *guestList {
+	l := &guestList{names: map[string]bool{}, open: len(t.Expect) == 0}
+	for _, n := range t.Expect {
+		if n == AnyName {
+			l.unknown++
+		} else {
+			l.names[n] = true
+		}
+	}
+	return l
+}
+
+// check refuses the first part of a name in the stream that nobody asked for.
+func (l *guestList) check(top string) error {
+	if l.open || l.names[top] {
+		return nil
+	}
+	if l.unknown == 0 {
+		return &Error{Other, "", "the sender sends more than what was asked for"}
+	}
+	l.unknown--
+	l.names[top] = true
+	return nil
 }
 
 // Stats is what was copied.

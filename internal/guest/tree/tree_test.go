@@ -123,12 +123,18 @@ func TestHostileStream(t *testing.T) {
 		"pipe":                   {{Name: "evil", Typeflag: tar.TypeFifo, Mode: 0o666}},
 		"hard link":              {{Name: "evil", Linkname: "/etc/passwd", Typeflag: tar.TypeLink}},
 		"two names for one file": {file("a"), file("b")},
+		"another name":           {file(".bashrc")},
+		"one more":               {file("asked"), file(".bashrc")},
 	} {
 		t.Run(name, func(t *testing.T) {
 			out := t.TempDir()
 			to := filepath.Join(out, "to")
 			treetest.Plant(t, out, map[string]string{"to/victim": "v"}, 0o600)
 			target := tree.Target{Path: to, Force: false}
+			switch name {
+			case "another name", "one more":
+				target.Expect = []string{"asked"}
+			}
 			if name == "two names for one file" {
 				target.Path = to + "/new" // one source was asked for
 			}
@@ -228,4 +234,22 @@ func FuzzUnpack(f *testing.F) {
 			t.Error(fmt.Sprint("a refused stream left ", inside))
 		}
 	})
+}
+
+func TestNames(t *testing.T) {
+	got := tree.Names([]string{"/etc/hosts", "dir/", ".", "/a/..", "x"})
+	if d := cmp.Diff([]string{"hosts", "dir", tree.AnyName, tree.AnyName, "x"}, got); d != "" {
+		t.Error(d)
+	}
+	from, to := t.TempDir(), t.TempDir()
+	treetest.Plant(t, from, map[string]string{"one/f": "1", "two": "2"}, 0o600)
+	for _, c := range []struct {
+		expect []string
+		ok     bool
+	}{{nil, true}, {[]string{"one", "two"}, true}, {[]string{tree.AnyName, "two"}, true}, {[]string{tree.AnyName, tree.AnyName}, true}, {[]string{tree.AnyName}, false}, {[]string{"one"}, false}} {
+		_, err := transfer([]string{from + "/one", from + "/two"}, tree.Target{Path: to, Dir: true, Force: true, Expect: c.expect})
+		if c.ok != (err == nil) {
+			t.Errorf("expecting %q: %v", c.expect, err)
+		}
+	}
 }

@@ -41,6 +41,7 @@ type unpacker struct {
 	where  string   // base's path
 	rename string   // the only top name becomes this; "" keeps names
 	top    string   // the only top name, when there is a rename
+	list   *guestList
 
 	staged  string   // name of stage in base
 	stage   *os.Root // where files wait
@@ -60,7 +61,7 @@ type directory struct {
 }
 
 func prepare(t Target) (*unpacker, error) {
-	u := &unpacker{t: t, where: t.Path, made: map[string]bool{".": true}, fresh: map[string]bool{}, scratch: make([]byte, 64<<10)}
+	u := &unpacker{t: t, list: t.guestList(), where: t.Path, made: map[string]bool{".": true}, fresh: map[string]bool{}, scratch: make([]byte, 64<<10)}
 	mustBeDir := t.Dir || strings.HasSuffix(t.Path, "/")
 	fi, err := os.Stat(t.Path)
 	switch {
@@ -143,12 +144,15 @@ func (u *unpacker) receive(tr *tar.Reader) error {
 func (u *unpacker) place(name string) (string, error) {
 	clean := path.Clean(name)
 	if clean == "." || !filepath.IsLocal(clean) || strings.ContainsRune(clean, 0) {
-		return "", &Error{Other, "", "the sender names a file outside of what was asked for"}
+		return "", errOutside()
+	}
+	top, rest, _ := strings.Cut(clean, "/")
+	if err := u.list.check(top); err != nil {
+		return "", err
 	}
 	if u.rename == "" {
 		return clean, nil
 	}
-	top, rest, _ := strings.Cut(clean, "/")
 	if u.top == "" {
 		u.top = top
 	}
@@ -156,6 +160,13 @@ func (u *unpacker) place(name string) (string, error) {
 		return "", &Error{Other, "", "the sender sends more than what was asked for"}
 	}
 	return path.Join(u.rename, rest), nil
+}
+
+// maxDirs bounds what is remembered of a stream: directories are finished last.
+const maxDirs = 1 << 21
+
+func errOutside() error {
+	return &Error{Other, "", "the sender names a file outside of what was asked for"}
 }
 
 // free checks that nothing is in the way of an entry.
@@ -199,6 +210,9 @@ func (u *unpacker) put(name string, h *tar.Header, content io.Reader) error {
 	var err error
 	switch h.Typeflag {
 	case tar.TypeDir:
+		if len(u.dirs) == maxDirs {
+			return &Error{Other, u.path(name), "the sender sends directories without end"}
+		}
 		err = u.stage.Mkdir(name, 0o700)
 		u.made[name] = true
 		u.dirs = append(u.dirs, directory{name, mode, h.Uid, h.Gid, h.ModTime})
