@@ -3,6 +3,7 @@ package boot
 import (
 	"fmt"
 	"os"
+	"slices"
 	"strings"
 	"time"
 
@@ -44,8 +45,21 @@ func PowerOff(how string) error {
 	return unix.Reboot(unix.LINUX_REBOOT_CMD_POWER_OFF)
 }
 
+// guessPowerOff says what makes the VMM end where the configuration cannot be read.
+// Firecracker's command line has reboot=k; it has no power button.
+func guessPowerOff(cmdline string) string {
+	if slices.Contains(strings.Fields(cmdline), "reboot=k") {
+		return "reboot"
+	}
+	return "acpi"
+}
+
 // giveUp ends the machine: PID 1 must never return, or the kernel panics.
 func (c console) giveUp(how string, err error) {
+	if how == "" {
+		text, _ := os.ReadFile("/proc/cmdline")
+		how = guessPowerOff(string(text))
+	}
 	c.say("cannot boot: %v", err)
 	c.say("powering off")
 	c.drain()
