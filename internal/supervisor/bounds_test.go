@@ -316,11 +316,13 @@ func TestViewerThatLeavesAtOnce(t *testing.T) {
 	spawn(t, s)
 	eventually(t, "output in the log", contains(s.Console, "booted"))
 	for i := range 20 {
-		c, err := fsx.DialUnix(t.Context(), s.ConsoleSocket)
-		if err != nil {
-			t.Fatal(err)
-		}
-		_, err = fmt.Fprintf(c, "line %d\n", i)
+		var c net.Conn
+		eventually(t, "somebody can attach", func() bool { // the socket has its name before it listens
+			var err error
+			c, err = fsx.DialUnix(t.Context(), s.ConsoleSocket)
+			return err == nil
+		})
+		_, err := fmt.Fprintf(c, "line %d\n", i)
 		if err := errors.Join(err, c.Close()); err != nil {
 			t.Fatal(err)
 		}
