@@ -339,8 +339,8 @@ func (w *hosted) observed(m *Client, v *mvm.VMInstanceItem) string {
 	return string(state)
 }
 
-// anew are files of a VM that each run writes anew, or not.
-var anew = []string{vmm.ExitFile, "supervisor.json", "firecracker.json", "firecracker.log", "firecracker.stderr", "firecracker.console.log", "firecracker.metrics", seedName}
+// anew are files of a VM that each run writes anew, or not, or a moment after its start.
+var anew = []string{vmm.ExitFile, "console.sock", "supervisor.json", "firecracker.json", "firecracker.log", "firecracker.stderr", "firecracker.console.log", "firecracker.metrics", seedName}
 
 func (w *hosted) files() []string {
 	var out []string
