@@ -196,8 +196,13 @@ func (w *watch) String() string {
 func TestSignalReachesTheGroup(t *testing.T) {
 	sig, w := make(chan string, 1), &watch{want: "ready", then: make(chan struct{})}
 	go func() { <-w.then; sig <- "INT" }()
-	st, err := connect(t, start(t)).Exec(limit(t), guest.Cmd{Shell: `trap 'echo got; exit 5' INT; echo ready; sleep 600`, Signal: sig, Stdout: w})
-	if err != nil || st.Code != 5 || w.String() != "ready\ngot\n" {
+	// The inner shell says that it is ready, so that the outer one has forked it
+	// by then: a signal just before a fork is handled when the child has ended.
+	st, err := connect(t, start(t)).Exec(limit(t), guest.Cmd{
+		Shell:  `trap 'echo outer; exit 5' INT; (trap 'echo inner; exit' INT; echo ready; while :; do sleep 0.05; done)`,
+		Signal: sig, Stdout: w,
+	})
+	if err != nil || st.Code != 5 || w.String() != "ready\ninner\nouter\n" {
 		t.Errorf("%+v %v %q", st, err, w.String())
 	}
 }

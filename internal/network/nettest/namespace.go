@@ -43,7 +43,9 @@ func NewNamespace(t testing.TB) *Namespace {
 	if os.Geteuid() != 0 {
 		t.Skip("needs root: run as root to make network namespaces")
 	}
-	return start(t, func() error { return errors.Join(unix.Unshare(unix.CLONE_NEWNET), upLoopback()) })
+	return start(t, func() error {
+		return errors.Join(unix.Unshare(unix.CLONE_NEWNET), upLoopback(), forwardNothing())
+	})
 }
 
 // Thread returns the same namespace with a thread of its own, so that two calls
@@ -91,6 +93,13 @@ func (ns *Namespace) serve(ready chan<- error) {
 	for fn := range ns.work {
 		fn()
 	}
+}
+
+// forwardNothing makes the namespace what a host is before anything was set up.
+// A new one takes over what the first namespace of the machine has set (the
+// kernel's devconf_inherit_init_net), so it forwards where the machine does.
+func forwardNothing() error {
+	return os.WriteFile("/proc/sys/net/ipv4/ip_forward", []byte("0\n"), 0)
 }
 
 func upLoopback() error {
