@@ -105,3 +105,34 @@ func (a *app) jsonFlag(cmd *cobra.Command) {
 	cmd.Flags().BoolVar(&a.out.JSON, "json", a.out.JSON, "print JSON")
 	cmd.Flag("json").DefValue = "false"
 }
+
+// formatFlags gives --format to every command below root that has --json and no
+// --format of its own, which is then one of disks.
+func (a *app) formatFlags(root *cobra.Command) {
+	for _, cmd := range root.Commands() {
+		a.formatFlags(cmd)
+		if f := cmd.Flags(); f.Lookup("json") == nil || f.Lookup("format") != nil {
+			continue
+		}
+		cmd.Flags().Var(&formatFlag{a.out}, "format", "print by a Go template, such as '{{.name}}'")
+	}
+}
+
+// formatFlag turns templates on.
+type formatFlag struct{ out *render.Output }
+
+// Set implements pflag.Value.
+func (f *formatFlag) Set(text string) error {
+	t, err := render.NewFormat(text)
+	if err != nil {
+		return err
+	}
+	f.out.Format, f.out.JSON = t, true
+	return nil
+}
+
+// String implements pflag.Value.
+func (f *formatFlag) String() string { return "" }
+
+// Type implements pflag.Value.
+func (f *formatFlag) Type() string { return "template" }

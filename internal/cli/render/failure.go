@@ -10,7 +10,7 @@ type Failure struct {
 // Failure prints an error on stderr: a line "error: …" and, if there is
 // something to do about it, "hint: …"; with JSON {"error": {…}} on one line.
 func (o *Output) Failure(f Failure) {
-	if o.JSON {
+	if o.JSON && o.Format == nil {
 		o.failureJSON(f)
 		return
 	}
@@ -22,7 +22,7 @@ func (o *Output) Failure(f Failure) {
 
 // Interrupted says that the user ended the command.
 func (o *Output) Interrupted(f Failure) {
-	if o.JSON {
+	if o.JSON && o.Format == nil {
 		o.failureJSON(f)
 		return
 	}

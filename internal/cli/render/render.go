@@ -15,6 +15,8 @@ import (
 	"time"
 
 	"golang.org/x/term"
+
+	"github.com/mvmctl/mvm"
 )
 
 // Output is where a command prints to, and how. Its methods may be called from
@@ -23,9 +25,10 @@ type Output struct {
 	Stdout io.Writer
 	Stderr io.Writer
 
-	JSON    bool // results and errors as JSON; no progress
-	Verbose bool // also timings and notices of less weight
-	Debug   bool // also where an error came from
+	JSON    bool    // results and errors as JSON; no progress
+	Format  *Format // results by a template instead; JSON is set then, too
+	Verbose bool    // also timings and notices of less weight
+	Debug   bool    // also where an error came from
 
 	Width     int  // columns of the terminal on stdout; 0: no terminal, nothing is cut
 	ErrWidth  int  // the same for stderr
@@ -66,8 +69,12 @@ func widthOf(w io.Writer, getenv func(string) string) int {
 // Line prints one line of result.
 func (o *Output) Line(s string) error { return o.write(Clean(s) + "\n") }
 
-// Object prints v as indented JSON. HTML characters stay as they are.
+// Object prints v as indented JSON, or by the template. HTML characters stay as
+// they are.
 func (o *Output) Object(v any) error {
+	if o.Format != nil {
+		return o.formatted(v)
+	}
 	b, err := encode(v)
 	if err != nil {
 		return err
@@ -77,11 +84,22 @@ func (o *Output) Object(v any) error {
 
 // ObjectLine prints v as JSON on one line, for results that come one by one.
 func (o *Output) ObjectLine(v any) error {
+	if o.Format != nil {
+		return o.formatted(v)
+	}
 	b, err := encodeLine(v)
 	if err != nil {
 		return err
 	}
 	return o.write(string(b))
+}
+
+func (o *Output) formatted(v any) error {
+	text, err := o.Format.print(v)
+	if err != nil {
+		return mvm.Errorf(mvm.ErrInvalid, "--format does not fit: %w", err).WithHint("the names are those of --json; see https://pkg.go.dev/text/template for the rest")
+	}
+	return o.write(text)
 }
 
 func encode(v any) ([]byte, error) { return encodeIndented(v, "  ") }
