@@ -29,6 +29,7 @@ type TapSpec struct {
 	OwnerUID  int  // the user who may open the tap; root (0) always may
 
 	Publish []Publish
+	Backend Backend // where the rules stand
 }
 
 // Publish is a port of the host that leads to a port of a guest.
@@ -55,6 +56,8 @@ func (t TapSpec) Validate() error {
 		why = "has no IPv4 address"
 	case t.OwnerUID < 0:
 		why = "has no owner"
+	case !t.Backend.known():
+		why = "has an unknown firewall backend " + mvm.Quote(clip(string(t.Backend)))
 	}
 	for _, p := range t.Publish {
 		if why == "" {

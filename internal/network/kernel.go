@@ -90,6 +90,27 @@ type Kernel interface {
 	Interfaces(ctx context.Context) ([]string, error)
 }
 
+// Backend is what carries our IP rules. What keeps a guest to its own MAC and IP
+// address, and apart from its neighbours, is nftables' with either of them.
+type Backend string
+
+// The backends; "" is NFTables, and IPTables is not there yet.
+const (
+	NFTables Backend = "nftables"
+	IPTables Backend = "iptables"
+)
+
+// OrDefault returns the backend, NFTables where none is named.
+func (b Backend) OrDefault() Backend {
+	if b == "" {
+		return NFTables
+	}
+	return b
+}
+
+// known says whether there is such a backend.
+func (b Backend) known() bool { return b == "" || b == NFTables }
+
 // Spec is the desired state of a network.
 type Spec struct {
 	NetworkID   string
@@ -102,6 +123,7 @@ type Spec struct {
 	Published   bool       // ports of the host lead to guests
 	Loopback    bool       // and some of them also for what the host sends to its own 127.0.0.1
 	DNS         bool       // the gateway answers DNS
+	Backend     Backend    // where the rules stand
 }
 
 // Validate says what a spec lacks, as mvm.ErrInvalid.
@@ -116,6 +138,8 @@ func (s Spec) Validate() error {
 		why = "has no IPv4 subnet"
 	case !s.Subnet.Contains(s.Gateway):
 		why = "has no gateway in its subnet"
+	case !s.Backend.known():
+		why = "has an unknown firewall backend " + mvm.Quote(clip(string(s.Backend)))
 	}
 	for _, u := range s.NATGateways {
 		if why == "" && !validIfName(u) {

@@ -15,6 +15,7 @@ type NoCloudSpec struct {
 	Gateway netip.Addr // what the server listens on
 	IP      netip.Addr // the guest's
 	Port    int
+	Backend Backend // where the rules stand
 }
 
 // Table is the name of the nftables table that the rules are in.
@@ -30,6 +31,8 @@ func (n NoCloudSpec) Validate() error {
 		why = "has no IPv4 addresses"
 	case n.Port < 1 || n.Port > 65535:
 		why = "has no port"
+	case !n.Backend.known():
+		why = "has an unknown firewall backend " + mvm.Quote(clip(string(n.Backend)))
 	default:
 		return n.ValidateRemoval()
 	}

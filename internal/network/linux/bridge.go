@@ -33,17 +33,15 @@ func (k *Kernel) EnsureNetwork(ctx context.Context, spec network.Spec) ([]networ
 	if err != nil {
 		return nil, err
 	}
-	fw, err := openFirewall()
+	fw, err := k.openFilters()
 	if err != nil {
 		return nil, err
 	}
 	defer fw.close()
-	table, err := fw.read(networkTable(spec))
+	rules := networkGroup(spec)
+	was, err := fw.readOurs(ctx, spec.Backend, rules)
 	if err != nil {
 		return nil, err
-	}
-	if table.foreign {
-		return nil, foreign("nftables table", "ip "+spec.Bridge)
 	}
 	changes, err := s.ensureBridge(br, spec)
 	if err != nil {
@@ -52,11 +50,11 @@ func (k *Kernel) EnsureNetwork(ctx context.Context, spec network.Spec) ([]networ
 	if err := ctx.Err(); err != nil {
 		return changes, err
 	}
-	if !table.right(network.Rules(spec), ownerOf(spec)) {
-		if err := fw.put(networkTable(spec), table); err != nil {
+	if !was.right {
+		if err := fw.put(ctx, spec.Backend, rules, was); err != nil {
 			return changes, err
 		}
-		changes = append(changes, network.Change{What: "nftables table ip " + spec.Bridge, Old: presence(table.exists), New: "present"})
+		changes = append(changes, network.Change{What: fw.in(spec.Backend).title(rules), Old: presence(was.exists), New: "present"})
 	}
 	if spec.ForwardsNeeded() && ctx.Err() == nil {
 		change, err := ensureForwarding()
@@ -101,7 +99,7 @@ func (s *session) bridge(spec network.Spec) (netlink.Link, error) {
 		return nil, err
 	}
 	if !ownsBridge(l, spec.NetworkID) {
-		return nil, foreign("interface", spec.Bridge)
+		return nil, foreign("interface " + mvm.Quote(spec.Bridge))
 	}
 	return l, nil
 }
@@ -235,7 +233,12 @@ func (k *Kernel) RemoveNetwork(ctx context.Context, spec network.Spec) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	return removeTables(networkTable(spec))
+	fw, err := k.openFilters()
+	if err != nil {
+		return err
+	}
+	defer fw.close()
+	return fw.remove(ctx, networkGroup(spec))
 }
 
 // Observe implements network.Kernel.
@@ -266,12 +269,12 @@ func (k *Kernel) Observe(ctx context.Context, spec network.Spec) (network.Observ
 	if o.Forwarding, err = forwarding(); err != nil {
 		return o, err
 	}
-	fw, err := openFirewall()
+	fw, err := k.openFilters()
 	if err != nil {
 		return o, err
 	}
 	defer fw.close()
-	table, err := fw.read(networkTable(spec))
+	rules, err := fw.read(ctx, spec.Backend, networkGroup(spec))
 	if errors.Is(err, mvm.ErrPrivilege) {
 		o.RulesUnknown = true
 		return o, nil
@@ -279,8 +282,8 @@ func (k *Kernel) Observe(ctx context.Context, spec network.Spec) (network.Observ
 	if err != nil {
 		return o, err
 	}
-	o.Rules = observedRules(table, ownerOf(spec))
-	o.Right = o.Active() && table.right(network.Rules(spec), ownerOf(spec)) && (o.Forwarding || !spec.ForwardsNeeded()) &&
+	o.Rules = rules.rules
+	o.Right = o.Active() && rules.right && (o.Forwarding || !spec.ForwardsNeeded()) &&
 		(!spec.Loopback || routesLocalnet(spec.Bridge))
 	return o, nil
 }

@@ -16,13 +16,6 @@ import (
 	"github.com/mvmctl/mvm/internal/network"
 )
 
-// owner is whose rules are read: what the model says of them besides what stands
-// in the kernel.
-type owner struct{ id, networkID, name string }
-
-func ownerOf(spec network.Spec) owner    { return owner{spec.NetworkID, spec.NetworkID, spec.Name} }
-func guestOwner(t network.TapSpec) owner { return owner{t.VMID, t.NetworkID, t.VMName} }
-
 // observedRules reads the rules of a table back into the model. A rule that
 // somebody put there by hand, or changed, comes back without a type or with what
 // it really does, and so differs from every desired one.

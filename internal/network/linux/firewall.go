@@ -1,6 +1,7 @@
 package linux
 
 import (
+	"context"
 	"errors"
 	"math/bits"
 	"os"
@@ -11,7 +12,6 @@ import (
 	"github.com/google/nftables/userdata"
 	"golang.org/x/sys/unix"
 
-	"github.com/mvmctl/mvm"
 	"github.com/mvmctl/mvm/internal/network"
 )
 
@@ -56,15 +56,24 @@ var base = map[string]nftables.Chain{
 	network.ChainOutput:      {Type: nftables.ChainTypeNAT, Hooknum: nftables.ChainHookOutput, Priority: nftables.ChainPriorityNATDest},
 }
 
-// ruleTable renders a table with rules, and the chains that these need. A packet
+// nft is the backend of nftables: each group has a table of its own.
+type nft struct{ *firewall }
+
+// title implements backend.
+func (nft) title(g group) string { return "nftables table ip " + g.name }
+
+// table renders a group's table, with the chains that its rules need. A packet
 // passes the chains of all tables, so none is there without rules.
-func ruleTable(name, id string, rules []mvm.FirewallRule) table {
+func (nft) table(g group) table {
 	accept := nftables.ChainPolicyAccept
-	t := table{family: nftables.TableFamilyIPv4, name: name, tag: network.Tag(id) + ":"}
+	t := table{family: nftables.TableFamilyIPv4, name: g.name, tag: network.Tag(g.owner.id) + ":"}
 	for _, c := range network.Chains() {
 		nc := chain{Chain: base[c]}
 		nc.Name, nc.Policy = c, &accept
-		for _, r := range rules {
+		if g.early {
+			nc.Priority = nftables.ChainPriorityRef(*nc.Priority - 1)
+		}
+		for _, r := range g.rules {
 			if r.ChainName == c {
 				nc.rules = append(nc.rules, encode(r))
 			}
@@ -76,15 +85,33 @@ func ruleTable(name, id string, rules []mvm.FirewallRule) table {
 	return t
 }
 
-// networkTable renders a network's table.
-func networkTable(spec network.Spec) table {
-	return ruleTable(spec.Bridge, spec.NetworkID, network.Rules(spec))
+// read implements backend.
+func (n nft) read(_ context.Context, g group) (groupState, error) {
+	t, err := n.firewall.read(n.table(g))
+	if err != nil {
+		return groupState{}, err
+	}
+	s := groupState{exists: t.exists, foreign: t.foreign, rules: observedRules(t, g.owner), table: t}
+	s.right = t.exists == (len(g.rules) > 0) && t.chains == len(t.want.chains) && t.extra == 0 && network.InPlace(g.rules, s.rules)
+	return s, nil
 }
 
-// guestTable renders a VM's table, which has no chains where the VM has no rules.
-func guestTable(t network.TapSpec) table {
-	return ruleTable(t.Name, t.VMID, network.GuestRules(t))
+// put implements backend.
+func (n nft) put(_ context.Context, g group, was groupState) error {
+	return n.ensure(tableState{want: n.table(g), exists: was.table.exists})
 }
+
+// present implements backend.
+func (n nft) present(g group) (bool, error) {
+	_, err := n.ListTableOfFamily(g.name, nftables.TableFamilyIPv4)
+	if errors.Is(err, os.ErrNotExist) {
+		return false, nil
+	}
+	return err == nil, explain(err, "read nftables table %s", g.name)
+}
+
+// remove implements backend.
+func (n nft) remove(_ context.Context, g group) error { return n.firewall.remove(n.table(g)) }
 
 // firewall is one call's nftables socket.
 type firewall struct{ *nftables.Conn }
@@ -107,11 +134,6 @@ type tableState struct {
 	chains  int  // of those wanted
 	extra   int  // not wanted
 	rules   []*nftables.Rule
-}
-
-// right says whether all base chains are there, with the rules.
-func (s tableState) right(rules []mvm.FirewallRule, o owner) bool {
-	return s.exists && s.chains == len(s.want.chains) && s.extra == 0 && network.InPlace(rules, observedRules(s, o))
 }
 
 // read reads the table's chains and rules. A table is ours when a rule in it
@@ -219,21 +241,6 @@ func (f *firewall) remove(t table) error {
 	f.DelTable(&nftables.Table{Family: t.family, Name: t.name})
 	if err := f.Flush(); err != nil && !errors.Is(err, unix.ENOENT) {
 		return explain(err, "remove nftables table %s", t.name)
-	}
-	return nil
-}
-
-// removeTables removes those of the tables that are ours.
-func removeTables(tables ...table) error {
-	f, err := openFirewall()
-	if err != nil {
-		return err
-	}
-	defer f.close()
-	for _, t := range tables {
-		if err := f.remove(t); err != nil {
-			return err
-		}
 	}
 	return nil
 }

@@ -71,14 +71,14 @@ func (s *session) link(name string) (netlink.Link, error) {
 	case err != nil:
 		return nil, explain(err, "look up interface %s", name)
 	case l.Attrs().Name != name: // the kernel finds a link by its alternative names too
-		return nil, foreign("interface", name)
+		return nil, foreign("interface " + mvm.Quote(name))
 	}
 	return l, nil
 }
 
 // foreign is the refusal to take over what somebody else made.
-func foreign(what, name string) error {
-	return mvm.Errorf(mvm.ErrExists, "%s %s is there already and belongs to something else", what, mvm.Quote(name)).
+func foreign(what string) error {
+	return mvm.Errorf(mvm.ErrExists, "%s is there already and belongs to something else", what).
 		WithHint("use another name, or remove it if nothing needs it (see 'ip -d link' and 'nft list tables')")
 }
 

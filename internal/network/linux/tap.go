@@ -35,19 +35,19 @@ func (k *Kernel) AddTap(ctx context.Context, t network.TapSpec) error {
 	if err != nil {
 		return err
 	}
-	fw, err := openFirewall()
+	fw, err := k.openFilters()
 	if err != nil {
 		return err
 	}
 	defer fw.close()
-	rules, err := fw.readTapTables(t)
+	links, rules, err := fw.readTap(ctx, t)
 	if err != nil {
 		return err
 	}
 	if tap, err = s.ensureTap(tap, t); err != nil {
 		return err
 	}
-	for _, was := range rules {
+	for _, was := range links {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
@@ -55,28 +55,34 @@ func (k *Kernel) AddTap(ctx context.Context, t network.TapSpec) error {
 			return err
 		}
 	}
+	if !rules.right {
+		if err := fw.put(ctx, t.Backend, guestGroup(t), rules); err != nil {
+			return err
+		}
+	}
 	return s.attach(tap, br, t)
 }
 
-// tapTables are the tables of a tap: the guard, what keeps it apart, its rules.
-func tapTables(t network.TapSpec) []table {
-	return []table{guardTable(t), apartTable(t), guestTable(t)}
-}
+// linkTables are the tables that look at a tap's frames, with any backend: the
+// guard, and what keeps it apart.
+func linkTables(t network.TapSpec) []table { return []table{guardTable(t), apartTable(t)} }
 
-// readTapTables reads the tables of a tap, and refuses those of somebody else.
-func (f *firewall) readTapTables(t network.TapSpec) ([]tableState, error) {
-	var states []tableState
-	for _, want := range tapTables(t) {
-		s, err := f.read(want)
+// readTap reads the tables and the rules of a tap, and refuses those of somebody
+// else.
+func (f *filters) readTap(ctx context.Context, t network.TapSpec) ([]tableState, groupState, error) {
+	var links []tableState
+	for _, want := range linkTables(t) {
+		s, err := f.firewall.read(want)
 		if err != nil {
-			return nil, err
+			return nil, groupState{}, err
 		}
 		if s.foreign {
-			return nil, foreign("nftables table", familyName(want.family)+" "+t.Name)
+			return nil, groupState{}, foreign("nftables table " + familyName(want.family) + " " + t.Name)
 		}
-		states = append(states, s)
+		links = append(links, s)
 	}
-	return states, nil
+	rules, err := f.readOurs(ctx, t.Backend, guestGroup(t))
+	return links, rules, err
 }
 
 func familyName(f nftables.TableFamily) string {
@@ -105,7 +111,7 @@ func (s *session) bridgeFor(t network.TapSpec) (netlink.Link, error) {
 			WithHint("run 'mvm network sync' to set the networks up again")
 	}
 	if _, ours := network.AliasID(br.Attrs().Alias); br.Type() != "bridge" || !ours {
-		return nil, foreign("interface", t.Bridge)
+		return nil, foreign("interface " + mvm.Quote(t.Bridge))
 	}
 	return br, nil
 }
@@ -125,7 +131,7 @@ func (s *session) tap(t network.TapSpec) (*netlink.Tuntap, error) {
 		case ok && ownsTap(tap, t.VMID):
 			return tap, nil
 		case !ok || !tap.NonPersist || tap.Attrs().Alias != "" || time.Now().After(end):
-			return nil, foreign("interface", t.Name)
+			return nil, foreign("interface " + mvm.Quote(t.Name))
 		}
 		select {
 		case <-s.ctx.Done():
@@ -229,7 +235,17 @@ func (k *Kernel) RemoveTap(ctx context.Context, t network.TapSpec) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	return removeTables(tapTables(network.TapSpec{Name: t.Name, VMID: t.VMID})...)
+	fw, err := k.openFilters()
+	if err != nil {
+		return err
+	}
+	defer fw.close()
+	for _, gone := range linkTables(network.TapSpec{Name: t.Name, VMID: t.VMID}) {
+		if err := fw.firewall.remove(gone); err != nil {
+			return err
+		}
+	}
+	return fw.remove(ctx, group{name: t.Name, owner: owner{id: t.VMID}})
 }
 
 // ObserveTap implements network.Kernel.
@@ -241,12 +257,12 @@ func (k *Kernel) ObserveTap(ctx context.Context, t network.TapSpec) (network.Obs
 	if err := ctx.Err(); err != nil {
 		return o, err
 	}
-	fw, err := openFirewall()
+	fw, err := k.openFilters()
 	if err != nil {
 		return o, err
 	}
 	defer fw.close()
-	states, err := fw.readTapTables(t)
+	links, rules, err := fw.readTap(ctx, t)
 	switch {
 	case errors.Is(err, mvm.ErrPrivilege):
 		o.RulesUnknown = true
@@ -254,12 +270,10 @@ func (k *Kernel) ObserveTap(ctx context.Context, t network.TapSpec) (network.Obs
 	case err != nil:
 		return o, err
 	}
-	guard, apart, guest := states[0], states[1], states[2]
-	o.Rules = observedRules(guest, guestOwner(t))
-	same := func(s tableState) bool {
-		return s.exists == (len(s.want.chains) > 0) && s.chains == len(s.want.chains) && s.extra == 0 && len(s.rules) == s.want.count()
+	o.Rules, o.Right = rules.rules, rules.right
+	for _, s := range links {
+		o.Right = o.Right && s.exists == (len(s.want.chains) > 0) && s.chains == len(s.want.chains) && s.extra == 0 && len(s.rules) == s.want.count()
 	}
-	o.Right = same(guard) && same(apart) && same(guest) && network.InPlace(network.GuestRules(t), o.Rules)
 	return o, nil
 }
 
