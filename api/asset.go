@@ -22,6 +22,12 @@ func (c *core) lockAsset(ctx context.Context, name string) (func(), error) {
 	if err != nil {
 		return nil, mvm.Errorf(mvm.ErrBusy, "waiting for another command that gets %s: %w", name, err)
 	}
+	gate, err := fsx.LockWait(ctx, filepath.Join(c.paths.ops(), assetGate))
+	if err != nil {
+		l.Unlock()
+		return nil, mvm.Errorf(mvm.ErrBusy, "waiting for another command that frees the cache: %w", err)
+	}
+	gate.Unlock()
 	return l.Unlock, nil
 }
 

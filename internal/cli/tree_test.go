@@ -20,8 +20,13 @@ import (
 
 // withoutCommand lists operations that no command is for, and why.
 var withoutCommand = map[string]string{
-	"VM.Prune":      "cache prune vm does it, by Cache.PruneVMs",
-	"Network.Prune": "cache prune network does it, by Cache.PruneNetworks",
+	"VM.Prune":            "cache prune vm does it, by Cache.PruneAll",
+	"Network.Prune":       "cache prune network does it, by Cache.PruneAll",
+	"Cache.PruneVMs":      "cache prune vm does it, by Cache.PruneAll",
+	"Cache.PruneNetworks": "cache prune network does it, by Cache.PruneAll",
+	"Cache.PruneImages":   "cache prune image does it, by Cache.PruneAll",
+	"Cache.PruneKernels":  "cache prune kernel does it, by Cache.PruneAll",
+	"Cache.PruneMisc":     "cache prune misc does it, by Cache.PruneAll",
 
 	"Network.CreateDefaultNetwork": "init and the first VM make it",
 	"Network.Get":                  "network inspect shows more, by Network.Inspect",
@@ -115,7 +120,7 @@ func TestReferenceWords(t *testing.T) {
 	a, _, _ := testApp()
 	root := newRoot(a)
 	for _, words := range []string{
-		"config get", "config set", "config ls", "config list", "config reset", "cache prune",
+		"config get", "config set", "config ls", "config list", "config reset", "cache prune", "cache init",
 		"key import", "key rm", "key remove", "key delete", "key del", "key inspect", "key default", "key export",
 		"vm list", "vm ls", "vm ps", "vm remove", "vm rm", "vm delete", "vm del", "net ls", "network list", "img ls", "image del", "kernel rm",
 		"kernel remove", "key list", "image default", "kernel default", "kernel import", "host status", "init", "ssh", "completion", "version",

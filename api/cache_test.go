@@ -1,0 +1,87 @@
+package api
+
+import (
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/mvmctl/mvm"
+)
+
+func TestCacheInitAll(t *testing.T) {
+	w := newWorld(t)
+	m := w.open()
+	w.stock(m)
+	res, err := m.Cache.InitAll(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(res.Made) == 0 || len(res.Initramfs) != 1 || res.CacheDir != m.CacheDir() {
+		t.Errorf("%+v", res)
+	}
+	for _, dir := range res.Made {
+		if fi, err := os.Stat(filepath.Join(m.CacheDir(), dir)); err != nil || fi.Mode().Perm() != 0o700 {
+			t.Errorf("%s: %v, %v", dir, fi, err)
+		}
+	}
+	if again, err := m.Cache.InitAll(t.Context()); err != nil || len(again.Made) != 0 {
+		t.Errorf("again: %+v, %v", again, err)
+	}
+}
+
+func TestPruneMisc(t *testing.T) {
+	w := newWorld(t)
+	m := w.open()
+	w.stock(m)
+	if _, err := m.Cache.InitAll(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	c := m.core
+	old := filepath.Join(c.paths.initramfs(), "base-old.cpio")
+	for _, path := range []string{filepath.Join(c.paths.downloads(), "a.deb"), old} {
+		if err := os.WriteFile(path, make([]byte, 8192), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	long := time.Now().Add(-2 * usedLately)
+	if err := os.Chtimes(old, long, long); err != nil {
+		t.Fatal(err)
+	}
+	want := []string{"downloads/a.deb", "initramfs/base-old.cpio"}
+
+	// Nothing goes while something is being fetched.
+	unlock, err := c.lockAsset(t.Context(), "debian")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = m.Cache.PruneMisc(t.Context(), PruneInput{})
+	refused(t, err, mvm.ErrBusy, "fetching or building")
+	unlock()
+
+	dry, err := m.Cache.PruneMisc(t.Context(), PruneInput{DryRun: true})
+	if diff := cmp.Diff(want, dry.Removed); err != nil || diff != "" || dry.Bytes < 16384 {
+		t.Errorf("%v, %d bytes\n%s", err, dry.Bytes, diff)
+	}
+	res, err := m.Cache.PruneAll(t.Context(), PruneInput{}, "misc")
+	if err != nil || res.VM != nil || res.Combined != dry.Bytes {
+		t.Fatalf("%+v, %v", res, err)
+	}
+	if diff := cmp.Diff(want, res.Misc.Removed); diff != "" {
+		t.Error(diff)
+	}
+	for _, path := range want {
+		if _, err := os.Stat(filepath.Join(m.CacheDir(), path)); err == nil {
+			t.Errorf("%s is there still", path)
+		}
+	}
+	// The initramfs that a VM was just made with stays, and making one goes on.
+	if left, err := filepath.Glob(filepath.Join(c.paths.initramfs(), "base-*.cpio")); err != nil || len(left) != 1 {
+		t.Errorf("left are %v (%v)", left, err)
+	}
+	if _, err := m.VM.Create(t.Context(), VMCreateInput{Name: "web"}); err != nil {
+		t.Error(err)
+	}
+}
