@@ -1,5 +1,22 @@
 package mvm
 
+// Provenance says where an image, kernel or binary came from, and how sure that is.
+type Provenance struct {
+	Source       string `json:"source"`       // URL, package, file or repository; "" for what older versions got
+	Digest       string `json:"digest"`       // "sha256:…" of what was downloaded, "" where nothing was
+	Verification string `json:"verification"` // one of the Verified constants, "" for what older versions got
+	SignedBy     string `json:"signed_by"`    // fingerprint of the OpenPGP key, "" for what has none
+}
+
+// How it was checked that what was got is what its source has published.
+const (
+	VerifiedSignature = "signature" // a signature by a key of the source, over it or over its checksum
+	VerifiedChecksum  = "checksum"  // a checksum that the source publishes or the user gave
+	VerifiedPackage   = "package"   // the package client, by the distribution's signature
+	VerifiedLocal     = "local"     // the user brought it, or it was made here
+	VerifiedNot       = "skipped"   // not at all: --skip-checksum
+)
+
 // ImageItem is a root disk image in the cache.
 type ImageItem struct {
 	ID                   string            `json:"id"`
@@ -23,6 +40,8 @@ type ImageItem struct {
 	CompressedFormat     *string           `json:"compressed_format"`
 	DeletedAt            *string           `json:"deleted_at"`
 	VMs                  []*VMInstanceItem `json:"vms,omitempty"`
+
+	Provenance
 }
 
 // KernelItem is a guest kernel in the cache.
@@ -44,6 +63,8 @@ type KernelItem struct {
 	// ModulesPath is the directory of the kernel's modules relative to the
 	// cache directory, "" where everything needed is built in.
 	ModulesPath string `json:"modules_path,omitempty"`
+
+	Provenance
 }
 
 // KernelPullResult is what a kernel pull or build gave.
@@ -71,6 +92,8 @@ type BinaryItem struct {
 	UpdatedAt   string            `json:"updated_at"`
 	DeletedAt   *string           `json:"deleted_at"`
 	VMs         []*VMInstanceItem `json:"vms,omitempty"`
+
+	Provenance
 }
 
 // SSHKeyItem is an SSH key that can be given to VMs.

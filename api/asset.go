@@ -9,8 +9,18 @@ import (
 	"strings"
 
 	"github.com/mvmctl/mvm"
+	"github.com/mvmctl/mvm/internal/asset"
 	"github.com/mvmctl/mvm/internal/fsx"
 )
+
+// fetcher downloads into the cache, for all kinds of asset. noCache has listings
+// asked for anew.
+func (c *core) fetcher(progress mvm.ProgressFunc, noCache bool) *asset.Fetcher {
+	return &asset.Fetcher{
+		Dir: c.paths.downloads(), Keys: c.paths.trustedKeys(), Mirror: envOr(c.cfg.AssetMirror, "MVM_ASSET_MIRROR"),
+		NoCache: noCache, Backoff: c.backoff, Progress: progress,
+	}
+}
 
 // lockAsset has commands that get the same thing at once do it one after the
 // other; the later one then finds it.

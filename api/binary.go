@@ -61,7 +61,7 @@ func (c *core) pullFirecracker(ctx context.Context, st *store.Store, in BinaryPu
 	}
 	defer unlock()
 	rel, err := binary.PullFirecracker(ctx, version, binary.Options{
-		Dir: c.paths.binaries(), Mirror: envOr(c.cfg.AssetMirror, "MVM_ASSET_MIRROR"), SkipChecksum: in.SkipChecksum, Runner: c.runner, Progress: progress,
+		Dir: c.paths.binaries(), Fetcher: c.fetcher(progress, false), SkipChecksum: in.SkipChecksum, Runner: c.runner, Progress: progress,
 	})
 	if err != nil {
 		return nil, err
@@ -72,12 +72,15 @@ func (c *core) pullFirecracker(ctx context.Context, st *store.Store, in BinaryPu
 	}
 	items := []*mvm.BinaryItem{}
 	for _, f := range []struct{ name, path string }{{"firecracker", rel.Firecracker}, {"jailer", rel.Jailer}} {
-		item := &mvm.BinaryItem{ID: newID(), Name: f.name, Version: rel.Version, FullVersion: "v" + rel.Version, Path: c.paths.rel(f.path), IsPresent: true, CreatedAt: now(), UpdatedAt: now()}
+		item := &mvm.BinaryItem{ID: newID(), Name: f.name, Version: rel.Version, FullVersion: "v" + rel.Version, Path: c.paths.rel(f.path), IsPresent: true, CreatedAt: now(), UpdatedAt: now(), Provenance: rel.Provenance}
 		first := true
 		for _, b := range all {
 			first = first && b.Name != f.name
 			if b.Name == f.name && b.Version == rel.Version {
 				item.ID, item.CreatedAt, item.IsDefault = b.ID, b.CreatedAt, b.IsDefault
+				if item.Provenance == (mvm.Provenance{}) { // it was there already
+					item.Provenance = b.Provenance
+				}
 			}
 		}
 		item.IsDefault = item.IsDefault || in.SetDefault || first

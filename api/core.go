@@ -4,6 +4,7 @@ import (
 	"context"
 	"os"
 	"sync"
+	"time"
 
 	"github.com/mvmctl/mvm"
 	"github.com/mvmctl/mvm/internal/cloudinit"
@@ -33,6 +34,8 @@ type core struct {
 	startRestarter func() error                // a process that restarts VMs
 	listens        func(network.Publish) error // refuses a port that a program of the host listens on
 	serve          func(context.Context, cloudinit.Server) (proc.Identity, error)
+
+	backoff time.Duration // of downloads; 0 is asset's own
 
 	agent string // the program that goes into guests where none was built in
 

@@ -57,7 +57,8 @@ func (p paths) vms() string       { return filepath.Join(p.cache, "vms") }
 func (p paths) vm(id string) string {
 	return filepath.Join(p.vms(), id)
 }
-func (p paths) keys() string { return filepath.Join(p.config, "keys") }
+func (p paths) trustedKeys() string { return filepath.Join(p.config, "trusted-keys") }
+func (p paths) keys() string        { return filepath.Join(p.config, "keys") }
 
 // abs returns the absolute path of something stored relative to the cache.
 func (p paths) abs(rel string) string {

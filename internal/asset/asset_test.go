@@ -73,7 +73,7 @@ func status(code int) http.HandlerFunc {
 }
 
 func opts(t *testing.T, url string) Options {
-	return Options{URL: url, Dest: filepath.Join(t.TempDir(), "f"), SHA256: sumOf(content), Backoff: time.Microsecond}
+	return Options{URL: url, Dest: filepath.Join(t.TempDir(), "f"), Digest: Digest("sha256:" + sumOf(content)), Backoff: time.Microsecond}
 }
 
 // wantWhole checks that the file is there, and nothing beside it.
@@ -109,7 +109,7 @@ func TestFetch(t *testing.T) {
 			url, ranges := server(t, tt.breaks...)
 			o := opts(t, url)
 			if tt.noSum {
-				o.SHA256 = ""
+				o.Digest = ""
 			}
 			var last mvm.ProgressEvent
 			o.Progress = func(e mvm.ProgressEvent) { last = e }
@@ -161,7 +161,7 @@ func TestFetchAcrossCalls(t *testing.T) {
 	t.Run("without sum a partial file is no help", func(t *testing.T) {
 		url, ranges := server(t)
 		o := opts(t, url)
-		o.SHA256 = ""
+		o.Digest = ""
 		write(t, o.Dest+".part", []byte("x"))
 		if err := Fetch(t.Context(), o); err != nil || ranges()[0] != "" {
 			t.Errorf("error %v, requests %q", err, ranges())
@@ -201,9 +201,9 @@ func TestFetchFails(t *testing.T) {
 		}, mvm.ErrUnavailable},
 		{"not there", func(o *Options) { o.URL = good + "x" }, mvm.ErrNotFound},
 		{"forbidden", func(o *Options) { o.URL, _ = server(t, status(403)) }, mvm.ErrUnavailable},
-		{"other content", func(o *Options) { o.SHA256 = sumOf([]byte("other")) }, mvm.ErrBroken},
-		{"no sum", func(o *Options) { o.SHA256 = "abc" }, mvm.ErrInvalid},
-		{"half a sum", func(o *Options) { o.SHA256 = "abcd" }, mvm.ErrInvalid},
+		{"other content", func(o *Options) { o.Digest = Digest(sumOf([]byte("other"))) }, mvm.ErrBroken},
+		{"no sum", func(o *Options) { o.Digest = "abc" }, mvm.ErrInvalid},
+		{"half a sum", func(o *Options) { o.Digest = "abcd" }, mvm.ErrInvalid},
 		{"too large", func(o *Options) { o.MaxBytes = 100 }, mvm.ErrInvalid},
 		{"no address", func(o *Options) { o.URL = "file:///etc/passwd" }, mvm.ErrInvalid},
 		{"mirror without it", func(o *Options) { o.Mirror = "/nonexistent" }, mvm.ErrNotFound},

@@ -15,41 +15,55 @@ import (
 	"time"
 
 	"github.com/mvmctl/mvm"
+	"golang.org/x/net/http/httpproxy"
 )
 
-// temporary marks a failure after which another attempt may succeed.
-type temporary struct{ err error }
+// isHTTP tells addresses from directories.
+func isHTTP(place string) bool {
+	return strings.HasPrefix(place, "http://") || strings.HasPrefix(place, "https://")
+}
 
-func (t *temporary) Error() string { return t.err.Error() }
-func (t *temporary) Unwrap() error { return t.err }
-
-// places are where a URL's file may be: at the URL, or in the mirror under the
-// URL's path or plainly under the file's name.
+// places are where a URL's file may be: at the URL; or in the mirror under the
+// URL's path, under its host and path, or plainly under the file's name.
 func places(raw, mirror string) ([]string, error) {
 	u, err := url.Parse(raw)
 	if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" {
-		return nil, mvm.Errorf(mvm.ErrInvalid, "%q is no http or https address", raw).WithHint("give the whole address of the file")
+		return nil, mvm.Errorf(mvm.ErrInvalid, "%q is no http or https address", Shown(raw)).WithHint("give the whole address of the file")
 	}
 	if mirror == "" {
 		return []string{raw}, nil
 	}
 	clean := path.Clean("/" + u.Path) // no way out of the mirror
-	mirror = strings.TrimSuffix(mirror, "/")
-	return []string{mirror + clean, mirror + "/" + path.Base(clean)}, nil
+	query, mirror := "", strings.TrimSuffix(mirror, "/")
+	names := []string{clean, "/" + u.Hostname() + clean, "/" + path.Base(clean)}
+	if strings.HasSuffix(u.Path, "/") && isHTTP(mirror) {
+		names = []string{clean + "/", "/" + u.Hostname() + clean + "/"} // a listing
+	}
+	if isHTTP(mirror) && u.RawQuery != "" {
+		query = "?" + u.RawQuery
+	}
+	var all []string
+	for _, name := range names {
+		if isHTTP(mirror) {
+			name = (&url.URL{Path: name}).EscapedPath()
+		}
+		all = append(all, mirror+name+query)
+	}
+	return all, nil
 }
 
 // attempt goes on with the partial file, which has offset bytes, from the first
 // place that has the file.
-func (o *Options) attempt(ctx context.Context, part *os.File, offset int64) error {
-	all, err := places(o.URL, o.Mirror)
+func (l *loading) attempt(ctx context.Context, part *os.File, offset int64) error {
+	all, err := places(l.URL, l.Mirror)
 	if err != nil {
 		return err
 	}
 	for _, place := range all {
-		if strings.HasPrefix(place, "http://") || strings.HasPrefix(place, "https://") {
-			err = o.overHTTP(ctx, place, part, offset)
+		if isHTTP(place) {
+			err = l.overHTTP(ctx, place, part, offset)
 		} else {
-			err = o.fromFile(ctx, place, part)
+			err = l.fromFile(ctx, place, part)
 		}
 		if !errors.Is(err, mvm.ErrNotFound) {
 			return err
@@ -59,10 +73,10 @@ func (o *Options) attempt(ctx context.Context, part *os.File, offset int64) erro
 }
 
 // fromFile copies from a mirror in the file system, from the beginning.
-func (o *Options) fromFile(ctx context.Context, name string, part *os.File) error {
+func (l *loading) fromFile(ctx context.Context, name string, part *os.File) error {
 	f, err := os.Open(name)
 	if errors.Is(err, fs.ErrNotExist) {
-		return mvm.Errorf(mvm.ErrNotFound, "the mirror %s has no %s", o.Mirror, filepath.Base(name)).
+		return mvm.Errorf(mvm.ErrNotFound, "the mirror %s has no %s", l.Mirror, filepath.Base(name)).
 			WithHint("put the file into the directory that MVM_ASSET_MIRROR names, or unset it")
 	}
 	if err != nil {
@@ -79,35 +93,89 @@ func (o *Options) fromFile(ctx context.Context, name string, part *os.File) erro
 	if err := part.Truncate(0); err != nil {
 		return err
 	}
-	return o.copy(ctx, part, f, 0, info.Size())
+	return l.copy(ctx, part, f, 0, info.Size())
 }
 
-// client honours HTTP_PROXY, HTTPS_PROXY and NO_PROXY.
-var client = &http.Client{Transport: &http.Transport{
-	Proxy:                 http.ProxyFromEnvironment,
-	ResponseHeaderTimeout: 30 * time.Second,
-	TLSHandshakeTimeout:   30 * time.Second,
-	ForceAttemptHTTP2:     true,
-	DisableCompression:    true, // a Range counts bytes of the file itself
-}}
+// client and partsClient honour HTTP_PROXY, HTTPS_PROXY and NO_PROXY. Parts go
+// over connections of their own, which HTTP/2 would not give them.
+var (
+	client      = &http.Client{Transport: transport(true), CheckRedirect: checkRedirect}
+	partsClient = &http.Client{Transport: transport(false), CheckRedirect: checkRedirect}
+)
 
-func (o *Options) overHTTP(ctx context.Context, from string, part *os.File, offset int64) error {
-	ctx, cancel := context.WithCancelCause(ctx)
-	defer cancel(nil)
+func transport(http2 bool) *http.Transport {
+	var p http.Protocols
+	p.SetHTTP1(true)
+	p.SetHTTP2(http2)
+	return &http.Transport{
+		Proxy: func(r *http.Request) (*url.URL, error) {
+			return httpproxy.FromEnvironment().ProxyFunc()(r.URL)
+		},
+		Protocols:             &p,
+		ResponseHeaderTimeout: 30 * time.Second,
+		TLSHandshakeTimeout:   30 * time.Second,
+		IdleConnTimeout:       30 * time.Second,
+		MaxIdleConnsPerHost:   workers,
+		DisableCompression:    true, // a Range counts bytes of the file itself
+	}
+}
+
+// checkRedirect lets a server send us elsewhere, but not to where anybody on the
+// way could change what we get.
+func checkRedirect(req *http.Request, via []*http.Request) error {
+	was := via[len(via)-1].URL
+	switch {
+	case len(via) >= 10:
+		return mvm.Errorf(mvm.ErrUnavailable, "%s sends us on more than 10 times", via[0].URL.Host).WithHint("check the address")
+	case req.URL.Scheme != "https" && req.URL.Scheme != was.Scheme:
+		return mvm.Errorf(mvm.ErrInvalid, "%s sends us from %s to %s, which is refused", was.Host, was.Scheme, req.URL.Scheme).
+			WithHint("check the address and the proxy; a network that wants a login does that, too")
+	}
+	return nil
+}
+
+// withoutURL takes the address out of an error: after a redirect its query may
+// hold what lets its bearer in.
+func withoutURL(err error) error {
+	var u *url.Error
+	if !errors.As(err, &u) {
+		return err
+	}
+	if parsed, perr := url.Parse(u.URL); perr == nil {
+		return fmt.Errorf("%s: %w", parsed.Host, u.Err)
+	}
+	return u.Err
+}
+
+// get asks for a file from offset on. The caller closes the answer's body.
+func (l *loading) get(ctx context.Context, from string, offset int64) (*http.Response, error) {
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, from, nil)
 	if err != nil {
-		return mvm.Errorf(mvm.ErrInvalid, "%w", err)
+		return nil, mvm.Errorf(mvm.ErrInvalid, "it is no address").WithHint("check it, and MVM_ASSET_MIRROR")
 	}
 	req.Header.Set("User-Agent", "mvm")
 	if offset > 0 {
 		req.Header.Set("Range", fmt.Sprintf("bytes=%d-", offset))
+		if l.etag != "" {
+			req.Header.Set("If-Range", l.etag)
+		}
 	}
 	resp, err := client.Do(req)
+	switch {
+	case err == nil:
+		return resp, nil
+	case ctx.Err() != nil:
+		return nil, ctx.Err()
+	case mvm.HintOf(err) != "": // ours: a redirect that we refuse
+		return nil, withoutURL(err)
+	}
+	return nil, &temporary{err: withoutURL(err)}
+}
+
+func (l *loading) overHTTP(ctx context.Context, from string, part *os.File, offset int64) error {
+	resp, err := l.get(ctx, from, offset)
 	if err != nil {
-		if ctx.Err() != nil {
-			return ctx.Err()
-		}
-		return &temporary{err}
+		return err
 	}
 	defer func() { _ = resp.Body.Close() }()
 	total := resp.ContentLength
@@ -117,7 +185,7 @@ func (o *Options) overHTTP(ctx context.Context, from string, part *os.File, offs
 			total += offset
 		}
 	case resp.StatusCode == http.StatusOK:
-		offset = 0
+		offset, l.etag = 0, strong(resp.Header)
 		if err := part.Truncate(0); err != nil {
 			return err
 		}
@@ -129,17 +197,14 @@ func (o *Options) overHTTP(ctx context.Context, from string, part *os.File, offs
 		if err := part.Truncate(0); err != nil {
 			return err
 		}
-		return &temporary{fmt.Errorf("the server answers %s", resp.Status)}
+		return &temporary{err: fmt.Errorf("the server answers %s", resp.Status)}
 	default:
 		return refused(resp, from)
 	}
-	timer := time.AfterFunc(stall, func() { cancel(fmt.Errorf("no data for %v", stall)) })
-	defer timer.Stop()
-	err = o.copy(ctx, part, &watched{resp.Body, timer}, offset, total)
-	if cause := context.Cause(ctx); err != nil && cause != nil && !errors.Is(cause, context.Canceled) && !errors.Is(cause, context.DeadlineExceeded) {
-		return &temporary{cause}
+	if l.inParts(resp, offset, total) {
+		return l.parts(ctx, resp, part, offset, total)
 	}
-	return err
+	return untilStall(ctx, resp.Body, func(r io.Reader) error { return l.copy(ctx, part, r, offset, total) })
 }
 
 // starts tells whether an answer of parts begins where it was asked to.
@@ -149,13 +214,41 @@ func starts(resp *http.Response, offset int64) bool {
 
 func refused(resp *http.Response, from string) error {
 	err := fmt.Errorf("the server answers %s", resp.Status)
+	wait := retryAfter(resp.Header, time.Now())
 	switch {
 	case resp.StatusCode == http.StatusNotFound || resp.StatusCode == http.StatusGone:
-		return mvm.Errorf(mvm.ErrNotFound, "%s: %w", from, err).WithHint("check the version; the remote listing shows what there is")
-	case resp.StatusCode >= 500 || resp.StatusCode == http.StatusTooManyRequests || resp.StatusCode == http.StatusRequestTimeout:
-		return &temporary{err}
+		return mvm.Errorf(mvm.ErrNotFound, "%s: %w", Shown(from), err).WithHint("check the version; the remote listing shows what there is")
+	case passing(resp.StatusCode):
+		return &temporary{err, wait}
+	case resp.Header.Get("X-RateLimit-Remaining") == "0": // GitHub's answer to too many questions
+		return mvm.Errorf(mvm.ErrUnavailable, "%s answers no more questions for now", resp.Request.URL.Host).
+			WithHint("try again in an hour, or set MVM_ASSET_MIRROR")
 	}
-	return mvm.Errorf(mvm.ErrUnavailable, "%s: %w", from, err).WithHint("check the proxy, or set MVM_ASSET_MIRROR")
+	return mvm.Errorf(mvm.ErrUnavailable, "%s: %w", Shown(from), err).WithHint("check the proxy, or set MVM_ASSET_MIRROR")
+}
+
+// untilStall calls read with what reads from body, and closes body when nothing
+// has come for a minute or ctx ends, which fails the read.
+func untilStall(ctx context.Context, body io.Reader, read func(io.Reader) error) error {
+	stalled := make(chan struct{})
+	closer, _ := body.(io.Closer)
+	end := func() {
+		if closer != nil {
+			_ = closer.Close()
+		}
+	}
+	timer := time.AfterFunc(stall, func() { close(stalled); end() })
+	defer timer.Stop()
+	defer context.AfterFunc(ctx, end)()
+	err := read(&watched{body, timer})
+	select {
+	case <-stalled:
+		if err != nil {
+			return &temporary{err: fmt.Errorf("no data for %v", stall)}
+		}
+	default:
+	}
+	return err
 }
 
 // watched puts off the stall with every read that brings something.
@@ -174,9 +267,9 @@ func (w *watched) Read(p []byte) (int, error) {
 
 // copy appends to the partial file from done on. What the disk says is final,
 // what the network says may pass.
-func (o *Options) copy(ctx context.Context, part *os.File, from io.Reader, done, total int64) error {
-	if total > o.MaxBytes {
-		return o.tooLarge()
+func (l *loading) copy(ctx context.Context, part *os.File, from io.Reader, done, total int64) error {
+	if total > l.MaxBytes {
+		return l.tooLarge()
 	}
 	buf := make([]byte, 128<<10)
 	for {
@@ -184,29 +277,51 @@ func (o *Options) copy(ctx context.Context, part *os.File, from io.Reader, done,
 			return err
 		}
 		n, rerr := from.Read(buf)
-		if done+int64(n) > o.MaxBytes {
-			return o.tooLarge()
+		if done+int64(n) > l.MaxBytes {
+			return l.tooLarge()
 		}
 		if _, err := part.WriteAt(buf[:n], done); err != nil {
-			return mvm.Errorf(mvm.ErrUnavailable, "%w", err).WithHint("free space with 'mvm cache prune'")
+			return diskFull(err)
 		}
 		done += int64(n)
-		if o.Progress != nil && n > 0 {
-			o.Progress(mvm.ProgressEvent{Phase: "download", Message: path.Base(o.URL), Current: done, Total: max(total, 0)})
+		if n > 0 || errors.Is(rerr, io.EOF) {
+			l.report(done, total, errors.Is(rerr, io.EOF))
 		}
 		switch {
 		case errors.Is(rerr, io.EOF) && total >= 0 && done < total:
-			return &temporary{io.ErrUnexpectedEOF}
+			return &temporary{err: io.ErrUnexpectedEOF}
 		case errors.Is(rerr, io.EOF):
 			return nil
 		case rerr != nil && ctx.Err() != nil:
 			return ctx.Err()
 		case rerr != nil:
-			return &temporary{rerr}
+			return &temporary{err: rerr}
 		}
 	}
 }
 
-func (o *Options) tooLarge() error {
-	return mvm.Errorf(mvm.ErrInvalid, "it is larger than %d bytes", o.MaxBytes).WithHint("check the address")
+func diskFull(err error) error {
+	return mvm.Errorf(mvm.ErrUnavailable, "%w", err).WithHint("free space with 'mvm cache prune'")
+}
+
+func (l *loading) report(done, total int64, end bool) {
+	if l.Progress == nil {
+		return
+	}
+	if e, ok := l.meter.event(fileName(l.URL), done, total, end); ok {
+		l.Progress(e)
+	}
+}
+
+// fileName is the last element of a URL's path.
+func fileName(raw string) string {
+	u, err := url.Parse(raw)
+	if err != nil {
+		return "file"
+	}
+	return path.Base(path.Clean("/" + u.Path))
+}
+
+func (l *loading) tooLarge() error {
+	return mvm.Errorf(mvm.ErrInvalid, "it is larger than %d bytes", l.MaxBytes).WithHint("check the address")
 }

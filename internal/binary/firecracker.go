@@ -5,7 +5,6 @@ package binary
 
 import (
 	"context"
-	"encoding/hex"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -26,9 +25,9 @@ const releases = "https://github.com/firecracker-microvm/firecracker/releases/do
 type Options struct {
 	Dir          string // where the binaries go; made if missing
 	Arch         string // "x86_64" or "aarch64"; "" is this host's
-	Mirror       string // see asset.Options
 	BaseURL      string // of the releases; "" is GitHub's
 	SkipChecksum bool
+	Fetcher      *asset.Fetcher
 	Runner       run.Runner
 	Progress     mvm.ProgressFunc
 }
@@ -38,6 +37,9 @@ type Release struct {
 	Version     string // "1.16.1"
 	Firecracker string // absolute path
 	Jailer      string
+
+	// Provenance is of the archive; it is zero for a release that was there.
+	mvm.Provenance
 }
 
 var versionForm = regexp.MustCompile(`^v?([0-9]{1,4}\.[0-9]{1,4}\.[0-9]{1,4}(-[0-9a-z.]{1,32})?)$`)
@@ -82,49 +84,20 @@ func (o Options) pull(ctx context.Context, version string) (Release, error) {
 	if o.says(ctx, rel.Firecracker, "Firecracker", version) == nil && o.says(ctx, rel.Jailer, "Jailer", version) == nil {
 		return rel, nil
 	}
-	archive, err := o.download(ctx, version)
+	name := fmt.Sprintf("firecracker-v%s-%s.tgz", version, o.Arch)
+	url := fmt.Sprintf("%s/v%s/%s", o.BaseURL, version, name)
+	got, err := o.Fetcher.Fetch(ctx, asset.File{
+		URL: url, MaxBytes: maxArchive, Sums: &asset.Sums{URL: url + ".sha256.txt"}, Unchecked: o.SkipChecksum,
+	})
 	if err != nil {
 		return Release{}, err
 	}
-	if err := o.install(ctx, archive, rel); err != nil {
+	if err := o.install(ctx, got.Path, rel); err != nil {
 		return Release{}, err
 	}
-	return rel, os.Remove(archive)
-}
-
-// download fetches the archive beside where the binaries go.
-func (o Options) download(ctx context.Context, version string) (string, error) {
-	name := fmt.Sprintf("firecracker-v%s-%s.tgz", version, o.Arch)
-	url := fmt.Sprintf("%s/v%s/%s", o.BaseURL, version, name)
-	sum := ""
-	if !o.SkipChecksum {
-		data, err := asset.Read(ctx, url+".sha256.txt", o.Mirror, 4096)
-		if err != nil {
-			return "", err
-		}
-		if sum, err = sumIn(string(data), name); err != nil {
-			return "", err
-		}
-	}
-	archive := filepath.Join(o.Dir, name)
-	err := asset.Fetch(ctx, asset.Options{
-		URL: url, Dest: archive, SHA256: sum, Mirror: o.Mirror, MaxBytes: maxArchive, Progress: o.Progress,
-	})
-	return archive, err
-}
-
-// sumIn finds the SHA-256 of a file in the output of sha256sum.
-func sumIn(text, name string) (string, error) {
-	for line := range strings.Lines(text) {
-		f := strings.Fields(line)
-		if len(f) == 2 && filepath.Base(strings.TrimPrefix(f[1], "*")) == name {
-			if raw, err := hex.DecodeString(f[0]); err == nil && len(raw) == 32 {
-				return f[0], nil
-			}
-		}
-	}
-	return "", mvm.Errorf(mvm.ErrBroken, "the published checksum does not name %s", name).
-		WithHint("--skip-checksum does without")
+	o.Fetcher.Forget(got) // the programs are kept, so nobody asks for it again
+	rel.Provenance = got.Provenance
+	return rel, nil
 }
 
 // install unpacks the two programs, asks each for its version and puts them in
@@ -144,7 +117,7 @@ func (o Options) install(ctx context.Context, archive string, rel Release) error
 		in := fmt.Sprintf("release-v%s-%s/%s-v%s-%s", rel.Version, o.Arch, p.entry, rel.Version, o.Arch)
 		wanted[in] = filepath.Join(tmp, p.entry)
 	}
-	o.Progress.Send("unpack", filepath.Base(archive))
+	o.Progress.Send("unpack", "unpacking Firecracker "+rel.Version)
 	if err := extract(ctx, archive, wanted); err != nil {
 		return err
 	}

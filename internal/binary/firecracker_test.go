@@ -13,8 +13,10 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/mvmctl/mvm"
+	"github.com/mvmctl/mvm/internal/asset"
 	"github.com/mvmctl/mvm/internal/run"
 )
 
@@ -103,7 +105,10 @@ func site(t *testing.T, archive []byte, sum string) (base string, requests *int)
 }
 
 func options(t *testing.T, base string) Options {
-	return Options{Dir: filepath.Join(t.TempDir(), "bin"), Arch: "x86_64", BaseURL: base, Runner: &run.Host{}}
+	return Options{
+		Dir: filepath.Join(t.TempDir(), "bin"), Arch: "x86_64", BaseURL: base, Runner: &run.Host{},
+		Fetcher: &asset.Fetcher{Dir: t.TempDir(), Backoff: time.Microsecond},
+	}
 }
 
 func names(t *testing.T, dir string) string {
@@ -127,7 +132,10 @@ func TestPull(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := Release{Version: "1.16.1", Firecracker: filepath.Join(o.Dir, "firecracker-v1.16.1"), Jailer: filepath.Join(o.Dir, "jailer-v1.16.1")}
-	if rel != want {
+	if rel.Verification != mvm.VerifiedChecksum || !strings.HasSuffix(rel.Source, "-x86_64.tgz") || !strings.HasPrefix(rel.Digest, "sha256:") {
+		t.Errorf("provenance %+v", rel.Provenance)
+	}
+	if rel.Provenance = (mvm.Provenance{}); rel != want {
 		t.Errorf("got %+v", rel)
 	}
 	if got := names(t, o.Dir); got != "firecracker-v1.16.1 jailer-v1.16.1" {

@@ -10,11 +10,11 @@ var images = table[mvm.ImageItem]{
 	name: "images", noun: "image", soft: true,
 	cols: []string{"id", "type", "version", "name", "arch", "path", "fs_type", "minimum_rootfs_size_mib", "original_size", "is_default",
 		"is_present", "pulled_at", "created_at", "updated_at", "distro", "fs_uuid", "compressed_size", "compression_ratio",
-		"compressed_format", "deleted_at"},
+		"compressed_format", "deleted_at", "source", "digest", "verification", "signed_by"},
 	fields: func(i *mvm.ImageItem) []any {
 		return []any{&i.ID, &i.Type, &i.Version, &i.Name, &i.Arch, &i.Path, &i.FSType, &i.MinimumRootfsSizeMiB, &i.OriginalSize, &i.IsDefault,
 			&i.IsPresent, &i.PulledAt, &i.CreatedAt, &i.UpdatedAt, &i.Distro, &i.FSUUID, &i.CompressedSize, &i.CompressionRatio,
-			&i.CompressedFormat, &i.DeletedAt}
+			&i.CompressedFormat, &i.DeletedAt, &i.Source, &i.Digest, &i.Verification, &i.SignedBy}
 	},
 	stamp: func(i *mvm.ImageItem) []*string { return []*string{&i.CreatedAt, &i.UpdatedAt} },
 	unique: map[string]taken{
@@ -60,10 +60,10 @@ func (q Queries) SetDefaultImage(ctx context.Context, id string) error {
 var kernels = table[mvm.KernelItem]{
 	name: "kernels", noun: "kernel", soft: true,
 	cols: []string{"id", "name", "base_name", "version", "arch", "type", "path", "modules_path", "is_default", "is_present",
-		"created_at", "updated_at", "deleted_at"},
+		"created_at", "updated_at", "deleted_at", "source", "digest", "verification", "signed_by"},
 	fields: func(k *mvm.KernelItem) []any {
 		return []any{&k.ID, &k.Name, &k.BaseName, &k.Version, &k.Arch, &k.Type, &k.Path, &k.ModulesPath, &k.IsDefault, &k.IsPresent,
-			&k.CreatedAt, &k.UpdatedAt, &k.DeletedAt}
+			&k.CreatedAt, &k.UpdatedAt, &k.DeletedAt, &k.Source, &k.Digest, &k.Verification, &k.SignedBy}
 	},
 	stamp: func(k *mvm.KernelItem) []*string { return []*string{&k.CreatedAt, &k.UpdatedAt} },
 	unique: map[string]taken{
@@ -110,9 +110,11 @@ func (q Queries) SetDefaultKernel(ctx context.Context, id string) error {
 
 var binaries = table[mvm.BinaryItem]{
 	name: "binaries", noun: "binary", soft: true,
-	cols: []string{"id", "name", "version", "full_version", "ci_version", "path", "is_default", "is_present", "created_at", "updated_at", "deleted_at"},
+	cols: []string{"id", "name", "version", "full_version", "ci_version", "path", "is_default", "is_present", "created_at", "updated_at", "deleted_at",
+		"source", "digest", "verification", "signed_by"},
 	fields: func(b *mvm.BinaryItem) []any {
-		return []any{&b.ID, &b.Name, &b.Version, &b.FullVersion, &b.CIVersion, &b.Path, &b.IsDefault, &b.IsPresent, &b.CreatedAt, &b.UpdatedAt, &b.DeletedAt}
+		return []any{&b.ID, &b.Name, &b.Version, &b.FullVersion, &b.CIVersion, &b.Path, &b.IsDefault, &b.IsPresent, &b.CreatedAt, &b.UpdatedAt, &b.DeletedAt,
+			&b.Source, &b.Digest, &b.Verification, &b.SignedBy}
 	},
 	stamp: func(b *mvm.BinaryItem) []*string { return []*string{&b.CreatedAt, &b.UpdatedAt} },
 	unique: map[string]taken{

@@ -152,10 +152,17 @@ func amount(e mvm.ProgressEvent) string {
 	if e.Unit != "" {
 		write = func(n int64) string { return fmt.Sprintf("%d %s", n, e.Unit) }
 	}
-	if e.Total <= 0 {
-		return write(e.Current)
+	s := write(e.Current)
+	if e.Total > 0 {
+		s = fmt.Sprintf("%s of %s (%d%%)", s, write(e.Total), min(100, int(100*float64(e.Current)/float64(e.Total))))
 	}
-	return fmt.Sprintf("%s of %s (%d%%)", write(e.Current), write(e.Total), min(100, int(100*float64(e.Current)/float64(e.Total))))
+	if e.Rate > 0 {
+		s += ", " + write(e.Rate) + "/s"
+	}
+	if e.Left > 0 {
+		s += ", " + e.Left.Round(time.Second).String() + " left"
+	}
+	return s
 }
 
 // clearProgress and redrawProgress take the progress line away for something
