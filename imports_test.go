@@ -53,7 +53,7 @@ var floors = []struct {
 	{4, []string{"api"}},
 	{3, []string{"internal/op"}}, // above the store, whose transactions it hands out
 	{2, []string{"internal/store", "internal/vmm/qemu", "internal/vmm/firecracker", "internal/network/linux", "internal/image", "internal/kernel", "internal/initramfs", "internal/binary", "internal/supervisor", "internal/testenv", "cmd/mvm-agent"}},
-	{1, []string{"internal/apt", "internal/disk", "internal/guest", "internal/vmm", "internal/network", "internal/key", "internal/host", "internal/asset", "internal/cloudinit"}},
+	{1, []string{"internal/apt", "internal/disk", "internal/guest", "internal/vmm", "internal/network", "internal/key", "internal/host", "internal/asset", "internal/cloudinit", "internal/rootfs"}},
 	{0, []string{"internal/run", "internal/proc", "internal/fsx"}},
 	{-1, []string{""}},
 }
@@ -63,6 +63,7 @@ var allowed = map[[2]string]string{
 	{"internal/supervisor", "internal/guest"}:           "the mux protocol is spoken by both",
 	{"internal/vmm/qemu", "internal/supervisor"}:        "drivers start their VMM under it",
 	{"internal/vmm/firecracker", "internal/supervisor"}: "drivers start their VMM under it",
+	{"internal/rootfs", "internal/disk"}:                "it writes file systems",
 	{"internal/image", "internal/apt"}:                  "both kinds of asset come as packages",
 	{"internal/kernel", "internal/apt"}:                 "both kinds of asset come as packages",
 }

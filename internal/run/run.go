@@ -70,7 +70,7 @@ var packages = map[string]string{
 	"mke2fs": "e2fsprogs", "resize2fs": "e2fsprogs", "debugfs": "e2fsprogs", "e2fsck": "e2fsprogs",
 	"qemu-img": "qemu-utils", "qemu-system-x86_64": "qemu-system-x86", "mmdebstrap": "mmdebstrap",
 	"debootstrap": "debootstrap", "ssh-keygen": "openssh-client", "ssh": "openssh-client",
-	"mkfs.xfs": "xfsprogs", "mkfs.btrfs": "btrfs-progs",
+	"sqfs2tar": "squashfs-tools-ng", "mkfs.xfs": "xfsprogs", "mkfs.btrfs": "btrfs-progs",
 	"apt-get": "apt", "apt-cache": "apt", "dpkg-deb": "dpkg", "newuidmap": "uidmap",
 }
 

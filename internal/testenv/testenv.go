@@ -45,6 +45,7 @@ var needs = map[string]func() string{
 	"qemu-img":   program("qemu-img", "qemu-utils"),
 	"mmdebstrap": program("mmdebstrap", "mmdebstrap"),
 	"e2fsprogs":  program("mke2fs", "e2fsprogs"),
+	"squashfs":   program("sqfs2tar", "squashfs-tools-ng"),
 	"apt":        program("apt-get", "apt"),
 	"ssh":        program("ssh-keygen", "openssh-client"),
 	"dropbear":   program("dropbearkey", "dropbear-bin"),
