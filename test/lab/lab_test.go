@@ -39,9 +39,6 @@ const (
 // tailLines is how much of the console is shown again when a run did not end.
 const tailLines = 40
 
-// busybox is the static one: there is no C library in the lab.
-const busybox = "/bin/busybox"
-
 // labRoot is /init of the lab guest. It makes the root directory a mount like any
 // other: out of the initramfs as it is nothing can pivot, as the jailer does.
 const labRoot = `#!/bin/busybox sh
@@ -124,14 +121,12 @@ type lab struct {
 	ctx              context.Context
 	dir              string
 	vmlinux, modules string
+	busybox          string
 }
 
 func newLab(t *testing.T) *lab {
 	t.Helper()
 	testenv.Require(t, "root", "qemu", "apt", "firecracker")
-	if _, err := os.Stat(busybox); err != nil {
-		t.Skip("busybox is not installed: apt-get install busybox-static")
-	}
 	end := time.Now().Add(labTime)
 	if d, ok := t.Deadline(); ok && d.Add(-time.Minute).Before(end) {
 		end = d.Add(-time.Minute) // go test's own end would show nothing
@@ -139,7 +134,15 @@ func newLab(t *testing.T) *lab {
 	ctx, cancel := context.WithDeadline(t.Context(), end)
 	t.Cleanup(cancel)
 	l := &lab{ctx: ctx, dir: t.TempDir()}
-	l.vmlinux, l.modules = debianKernel(ctx, t, l.dir)
+	cache := os.Getenv("MVM_TEST_CACHE") // keeps downloads between runs
+	if cache == "" {
+		cache = filepath.Join(l.dir, "apt")
+	}
+	client := &apt.Client{Runner: &run.Host{}, Dir: cache}
+	l.vmlinux, l.modules = debianKernel(ctx, t, client, l.dir)
+	// The static one: there is no C library in the lab.
+	l.busybox = only(t, filepath.Join(unpacked(ctx, t, client, "busybox-static", filepath.Join(l.dir, "tools")), "*bin", "busybox"),
+		filepath.Join(l.dir, "tools", "usr", "*bin", "busybox"))
 	return l
 }
 
@@ -159,7 +162,7 @@ func (l *lab) run(t *testing.T, g guest) {
 	if path := jailer(); path != "" { // without it nothing is jailed
 		g.files["/bin/jailer"] = path
 	}
-	labInitrd(t, initrd, g, l.modules)
+	l.initrd(t, initrd, g)
 	for n := 1; ; n++ {
 		console, err := l.boot(t, initrd, g.disk)
 		exit := regexp.MustCompile(`(?m)^lab: exit (\d+)\r?$`).FindStringSubmatch(console)
@@ -184,31 +187,31 @@ func tail(text string) string {
 	return strings.Join(lines[max(0, len(lines)-tailLines):], "\n")
 }
 
+// unpacked downloads a package of Debian's and unpacks it to a new directory.
+func unpacked(ctx context.Context, t *testing.T, client *apt.Client, pkg, dir string) string {
+	t.Helper()
+	debs, err := client.Download(ctx, pkg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Mkdir(dir, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := apt.Unpack(ctx, client.Runner, debs[0].Path, dir, apt.UnpackOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	return dir
+}
+
 // debianKernel returns the ELF image and the modules' directory of Debian's
 // cloud kernel.
-func debianKernel(ctx context.Context, t *testing.T, dir string) (vmlinux, modules string) {
+func debianKernel(ctx context.Context, t *testing.T, client *apt.Client, dir string) (vmlinux, modules string) {
 	t.Helper()
-	runner := &run.Host{}
-	cache := os.Getenv("MVM_TEST_CACHE") // keeps downloads between runs
-	if cache == "" {
-		cache = filepath.Join(dir, "apt")
-	}
-	client := &apt.Client{Runner: runner, Dir: cache}
 	deps, err := client.Depends(ctx, "linux-image-cloud-amd64")
 	if err != nil {
 		t.Fatal(err)
 	}
-	debs, err := client.Download(ctx, deps[0])
-	if err != nil {
-		t.Fatal(err)
-	}
-	tree := filepath.Join(dir, "kernel")
-	if err := os.Mkdir(tree, 0o700); err != nil {
-		t.Fatal(err)
-	}
-	if err := apt.Unpack(ctx, runner, debs[0].Path, tree, apt.UnpackOptions{}); err != nil {
-		t.Fatal(err)
-	}
+	tree := unpacked(ctx, t, client, deps[0], filepath.Join(dir, "kernel"))
 	image, err := os.Open(only(t, filepath.Join(tree, "boot", "vmlinuz-*")))
 	if err != nil {
 		t.Fatal(err)
@@ -279,7 +282,7 @@ func nestedInitrd(t *testing.T, dest, test, modules string) {
 	})
 }
 
-func labInitrd(t *testing.T, dest string, g guest, modules string) {
+func (l *lab) initrd(t *testing.T, dest string, g guest) {
 	t.Helper()
 	script := fmt.Sprintf(labInit, g.script)
 	archive(t, dest, func(w *initramfs.Writer) {
@@ -290,11 +293,11 @@ func labInitrd(t *testing.T, dest string, g guest, modules string) {
 		for name, text := range map[string]string{"/init": labRoot, "/lab/init": script} {
 			w.File(name, 0o755, int64(len(text)), strings.NewReader(text))
 		}
-		addFile(t, w, "/bin/busybox", busybox)
+		addFile(t, w, "/bin/busybox", l.busybox)
 		for name, path := range g.files {
 			addFile(t, w, name, path)
 		}
-		addModules(t, w, order(t, modules, g.modules...))
+		addModules(t, w, order(t, l.modules, g.modules...))
 	})
 }
 
