@@ -19,6 +19,18 @@ var deeds = map[string]func(context.Context, *Client) error{
 		_, err := m.VM.Create(ctx, VMCreateInput{Name: "web", NoAgent: true})
 		return err
 	},
+	"create with agent": func(ctx context.Context, m *Client) error {
+		_, err := m.VM.Create(ctx, VMCreateInput{Name: "web"})
+		return err
+	},
+	"restore": func(ctx context.Context, m *Client) error {
+		_, err := m.Snapshot.Restore(ctx, SnapshotRestoreInput{Snapshot: "kept", Name: "copy", Resume: true})
+		return err
+	},
+	"restore paused": func(ctx context.Context, m *Client) error {
+		_, err := m.Snapshot.Restore(ctx, SnapshotRestoreInput{Snapshot: "kept", Name: "copy"})
+		return err
+	},
 	"create net": func(ctx context.Context, m *Client) error {
 		_, err := m.VM.Create(ctx, VMCreateInput{Name: "web", NoAgent: true, CloudInitMode: mvm.CloudInitNet})
 		return err
@@ -63,6 +75,7 @@ var deeds = map[string]func(context.Context, *Client) error{
 	"rm all": func(ctx context.Context, m *Client) error {
 		mem, _ := outFiles(m)
 		_, _ = m.Snapshot.Remove(ctx, SnapshotInput{[]string{"kept"}})
+		_, _ = m.VM.Remove(ctx, VMInput{Identifiers: []string{"copy"}, Force: true})
 		_, err := m.VM.Remove(ctx, VMInput{Identifiers: []string{"web"}, Force: true})
 		return errors.Join(os.RemoveAll(filepath.Dir(mem)), err)
 	},
@@ -93,27 +106,32 @@ type deedPlan struct {
 	deed  string
 	kinds []string
 	first []string
+	vm    string // that it is about; "" is web
 }
 
+func (p deedPlan) about() string { return firstOf(p.vm, "web") }
+
 var plans = []deedPlan{
-	{"create", []string{opCreate}, nil},
-	{"start", []string{opStart}, []string{"create", "stop"}},
-	{"stop", []string{"vm.stop"}, []string{"create"}},
-	{"pause", []string{"vm.pause"}, []string{"create"}},
-	{"resume", []string{"vm.resume"}, []string{"create", "pause"}},
-	{"snapshot", []string{opSnapshot}, []string{"create"}},
-	{"snapshot to files", []string{opSnapshot}, []string{"create"}},
-	{"load", []string{opLoad}, []string{"create", "snapshot to files", "stop"}},
-	{"rm", []string{opRemove}, []string{"create"}},
+	{"create", []string{opCreate}, nil, ""},
+	{"start", []string{opStart}, []string{"create", "stop"}, ""},
+	{"stop", []string{"vm.stop"}, []string{"create"}, ""},
+	{"pause", []string{"vm.pause"}, []string{"create"}, ""},
+	{"resume", []string{"vm.resume"}, []string{"create", "pause"}, ""},
+	{"snapshot", []string{opSnapshot}, []string{"create"}, ""},
+	{"snapshot to files", []string{opSnapshot}, []string{"create"}, ""},
+	{"restore", []string{opRestore}, []string{"create with agent", "snapshot"}, "copy"},
+	{"restore paused", []string{opRestore}, []string{"create with agent", "snapshot"}, "copy"},
+	{"load", []string{opLoad}, []string{"create", "snapshot to files", "stop"}, ""},
+	{"rm", []string{opRemove}, []string{"create"}, ""},
 }
 
 // cloudInitPlans have the steps of cloud-init besides.
 var cloudInitPlans = []deedPlan{
-	{"create net", []string{opCreate}, nil},
-	{"create iso", []string{opCreate}, nil},
-	{"start", []string{opStart}, []string{"create net", "stop"}},
-	{"stop", []string{"vm.stop"}, []string{"create net"}},
-	{"rm", []string{opRemove}, []string{"create net"}},
+	{"create net", []string{opCreate}, nil, ""},
+	{"create iso", []string{opCreate}, nil, ""},
+	{"start", []string{opStart}, []string{"create net", "stop"}, ""},
+	{"stop", []string{"vm.stop"}, []string{"create net"}, ""},
+	{"rm", []string{opRemove}, []string{"create net"}, ""},
 }
 
 // A command that fails, is cancelled or killed at any step of its plan, before or

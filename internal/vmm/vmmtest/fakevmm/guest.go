@@ -22,7 +22,7 @@ const PowerOffArg = "fakevmm.poweroff"
 // guest is what runs in the VM: it says on its console that it is up, repeats
 // there each line that it reads, ends on Ctrl-Alt-Del or the line "poweroff", answers
 // the lines that vmmtest.Fixture has, and echoes what comes on the vsock
-// ports that it listens on.
+// ports that it listens on. Where its initrd is one of mvm's, an agent answers there.
 type guest struct {
 	in     io.Reader
 	out    io.Writer
@@ -52,6 +52,7 @@ type kept struct {
 	Count  int             `json:"count"`
 	Drives []string        `json:"drives"` // that it knows of
 	Ports  map[string]bool `json:"ports"`
+	Agent  *agent          `json:"agent"` // nil echoes what comes
 }
 
 // memory is the page of the guest's memory that it changes.
@@ -152,7 +153,11 @@ func (g *guest) boot(args string, c *config, drives []string) int {
 	nameThread()
 	g.print("Linux version 6.1.0-fakevmm\r\nCommand line: " + args + "\r\n")
 	g.print(fmt.Sprintf("fakevmm: %d CPUs, %d MiB, %d disks, %d interfaces\r\n", c.Machine.VCPUs, c.Machine.Mem, len(drives), len(c.NICs)))
-	g.run(func() { g.kept = kept{Up: true, Drives: drives, Ports: map[string]bool{"1024": c.Vsock != nil}} })
+	told, port := readAgent(c.Boot.Initrd), "1024"
+	if told != nil {
+		port = told.Port
+	}
+	g.run(func() { g.kept = kept{Up: true, Drives: drives, Ports: map[string]bool{port: c.Vsock != nil}, Agent: told} })
 	g.print("fakevmm: ready\r\n")
 	if strings.Contains(args, PowerOffArg) {
 		g.run(g.end)
@@ -230,27 +235,16 @@ func (g *guest) connect(conn net.Conn, port int) {
 	}
 	want, ok := strings.CutPrefix(strings.TrimSuffix(line, "\n"), "CONNECT ")
 	listening := false
-	epoch := g.receive(func() { listening = ok && g.kept.Ports[want] })
+	var told *agent
+	epoch := g.receive(func() { listening, told = ok && g.kept.Ports[want], g.kept.Agent })
 	if !listening {
 		return
 	}
 	_, _ = fmt.Fprintf(conn, "OK %d\n", port)
-	buf := make([]byte, 4096)
-	for {
-		n, err := r.Read(buf)
-		if n > 0 {
-			var werr error
-			now := g.receive(func() {
-				if g.epoch == epoch {
-					_, werr = conn.Write(buf[:n])
-				}
-			})
-			if werr != nil || now != epoch {
-				return
-			}
-		}
-		if err != nil {
-			return
-		}
+	stream := &vsockConn{Conn: conn, r: r, g: g, epoch: epoch}
+	if told != nil {
+		g.serveAgent(stream, *told)
+		return
 	}
+	_, _ = io.Copy(stream, stream) // echoed
 }
