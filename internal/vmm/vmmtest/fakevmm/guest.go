@@ -157,7 +157,9 @@ func (g *guest) boot(args string, c *config, drives []string) int {
 	if told != nil {
 		port = told.Port
 	}
-	g.run(func() { g.kept = kept{Up: true, Drives: drives, Ports: map[string]bool{port: c.Vsock != nil}, Agent: told} })
+	g.run(func() {
+		g.kept = kept{Up: true, Drives: drives, Ports: map[string]bool{port: c.Vsock != nil}, Agent: told}
+	})
 	g.print("fakevmm: ready\r\n")
 	if strings.Contains(args, PowerOffArg) {
 		g.run(g.end)
