@@ -14,7 +14,7 @@ type VMOptions struct {
 	Balloon  *VMBalloon      `json:"balloon,omitempty"`
 
 	VsockPort      uint32 `json:"vsock_port,omitempty"`      // where the agent listens
-	Writeback      bool   `json:"writeback,omitempty"`       // the host's cache may hold back what the guest flushes
+	Writeback      bool   `json:"writeback,omitempty"`       // writes may stay in the host's cache until the guest flushes them, as in any case
 	FirecrackerBin string `json:"firecracker_bin,omitempty"` // path given by the user
 
 	CloudInit *VMCloudInit `json:"cloud_init,omitempty"` // nil with the mode off

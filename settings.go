@@ -33,6 +33,7 @@ var settings = []Setting{
 	{"settings.vm", "hypervisor", "string", "auto", "auto, firecracker or qemu"},
 	{"settings.vm", "stop_timeout_sec", "int", "20", "seconds a guest has to shut down when asked"},
 	{"settings.vm", "term_timeout_sec", "int", "3", "seconds a VMM has to end after SIGTERM"},
+	{"settings.vm", "kill_timeout_sec", "int", "30", "seconds until a VMM that SIGKILL does not end is given up"},
 	{"settings.vm", "ready_timeout_sec", "int", "120", "seconds to wait for a guest to be ready"},
 	{"defaults.vm", "vcpu_count", "int", "1", "vCPUs"},
 	{"defaults.vm", "mem_size_mib", "int", "512", "memory in MiB"},

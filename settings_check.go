@@ -14,6 +14,7 @@ var limits = map[string][2]int{
 	"settings.vm.ssh_timeout_sec":                 {1, 3600},
 	"settings.vm.stop_timeout_sec":                {1, 3600},
 	"settings.vm.term_timeout_sec":                {0, 600},
+	"settings.vm.kill_timeout_sec":                {1, 3600},
 	"settings.vm.ready_timeout_sec":               {1, 86400},
 	"defaults.vm.vcpu_count":                      {1, MaxVCPUs},
 	"defaults.vm.mem_size_mib":                    {MinMemMiB, 16 << 20},

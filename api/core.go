@@ -14,6 +14,7 @@ import (
 	"github.com/mvmctl/mvm/internal/proc"
 	"github.com/mvmctl/mvm/internal/run"
 	"github.com/mvmctl/mvm/internal/store"
+	"github.com/mvmctl/mvm/internal/supervisor"
 	"github.com/mvmctl/mvm/internal/vmm"
 	"github.com/mvmctl/mvm/internal/vmm/firecracker"
 )
@@ -34,6 +35,7 @@ type core struct {
 	startRestarter func() error                // a process that restarts VMs
 	listens        func(network.Publish) error // refuses a port that a program of the host listens on
 	serve          func(context.Context, cloudinit.Server) (proc.Identity, error)
+	endProcesses   func(ctx context.Context, vmID string, grace time.Duration) error
 
 	backoff time.Duration // of downloads; 0 is asset's own
 
@@ -58,6 +60,7 @@ func newCore(cfg Config) (*core, error) {
 	}
 	c := &core{cfg: cfg, paths: p, agent: cfg.Executable, runner: &run.Host{}, net: linux.New(), listens: portTaken, isRoot: func() bool { return os.Geteuid() == 0 }, checkJail: firecracker.CheckJail}
 	c.qemu, c.firecracker, c.startRestarter = c.realQEMU, c.realFirecracker, c.spawnRestarter
+	c.endProcesses = supervisor.End
 	c.serve = func(ctx context.Context, s cloudinit.Server) (proc.Identity, error) { return s.Start(ctx) }
 	return c, nil
 }

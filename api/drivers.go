@@ -7,9 +7,11 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strconv"
 	"time"
 
 	"github.com/mvmctl/mvm"
+	"github.com/mvmctl/mvm/internal/proc"
 	"github.com/mvmctl/mvm/internal/store"
 	"github.com/mvmctl/mvm/internal/supervisor"
 	"github.com/mvmctl/mvm/internal/vmm"
@@ -120,15 +122,46 @@ func (c *core) driverOf(name string) vmm.Driver {
 }
 
 // killVMM ends the VMM and the supervisor of a VM, and what tells of their end,
-// found by the VM's id in their command lines, and removes the VMM's jail.
+// found by the VM's id in their command lines, and removes the VMM's jail. What does
+// not end within settings.vm kill_timeout_sec after SIGKILL gives ErrUnavailable: the
+// kernel has it wait for something, and nobody can help that.
 func (c *core) killVMM(ctx context.Context, vmID string, grace time.Duration) error {
 	if !validID(vmID) {
 		return mvm.Errorf(mvm.ErrBroken, "%s is not a VM's id", mvm.Quote(vmID))
 	}
-	if err := supervisor.End(ctx, vmID, grace); err != nil {
-		return err
+	limit := c.killLimit(ctx)
+	bounded, cancel := context.WithTimeout(ctx, grace+limit)
+	defer cancel()
+	if err := c.endProcesses(bounded, vmID, grace); err != nil {
+		if bounded.Err() == nil || ctx.Err() != nil {
+			return err
+		}
+		return unkillable(vmID, limit)
 	}
 	return c.clearVMM(ctx, vmID)
+}
+
+// killLimit is settings.vm kill_timeout_sec, or its default where it cannot be read.
+func (c *core) killLimit(ctx context.Context) time.Duration {
+	set, err := loadSettings(ctx, c.st)
+	if err != nil {
+		set = settings{}
+	}
+	return time.Duration(set.num("settings.vm", "kill_timeout_sec")) * time.Second
+}
+
+// unkillable is the error for processes that SIGKILL did not end.
+func unkillable(vmID string, limit time.Duration) error {
+	pids := "its processes have"
+	if left, err := proc.FindByArg(supervisor.Token(vmID)); err == nil && len(left) > 0 {
+		pids = "process"
+		for _, id := range left {
+			pids += " " + strconv.Itoa(id.PID)
+		}
+		pids += " has"
+	}
+	return mvm.Errorf(mvm.ErrUnavailable, "%s not ended %s after SIGKILL: the kernel has it wait, for a disk or a device most likely", pids, limit).
+		WithHint("see what 'dmesg' says, mend that, then try again; settings.vm kill_timeout_sec waits longer")
 }
 
 // clearVMM removes what a VMM that has ended may have left.

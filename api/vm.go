@@ -63,7 +63,7 @@ type VMCreateInput struct {
 	NoAgent    bool
 	NoJailer   bool            // run the VMM without a jail
 	VsockPort  int             // where the agent listens; 0 takes defaults.vm vsock_port
-	Writeback  bool            // the host's cache may hold back what the guest flushes to its root disk
+	Writeback  bool            // writes to the root disk may stay in the host's cache until the guest flushes them, as in any case
 	HugePages  bool            // guest memory from the host's pool of 2 MiB pages
 	Balloon    *mvm.VMBalloon  // nil: no balloon device
 	Metadata   json.RawMessage // one JSON object for the metadata service; nil: no service

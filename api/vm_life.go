@@ -152,7 +152,8 @@ func (s *clearStep) Apply(ctx context.Context) error { return s.c.killVMM(ctx, s
 func (s *clearStep) Revert(context.Context) error { return nil }
 
 // Stop stops VMs: it asks the guest to shut down, then sends SIGTERM and SIGKILL
-// to the VMM, each after its time limit. With Force the guest is not asked.
+// to the VMM, each after its time limit: settings.vm stop_timeout_sec, term_timeout_sec
+// and kill_timeout_sec. With Force the guest is not asked.
 func (o *VMOperation) Stop(ctx context.Context, in VMInput, opts ...Option) (mvm.Batch[*mvm.VMInstanceItem], error) {
 	progress := options(opts).progress
 	return o.each(ctx, "stop VM", in, func(ctx context.Context, st *store.Store, vm *mvm.VMInstanceItem) error {
@@ -229,7 +230,7 @@ func (o *VMOperation) Remove(ctx context.Context, in VMInput, opts ...Option) (m
 		}
 		progress.Send("remove", "removing "+vm.Name)
 		c := o.core
-		if vm.Status == mvm.StatusRunning && !in.Force {
+		if (vm.Status == mvm.StatusRunning || vm.Status == mvm.StatusPaused) && !in.Force { // volumes stay: the guest is to write them out
 			if err := c.endVM(ctx, st, vm, in, "stopped to be removed"); err != nil {
 				return err
 			}

@@ -39,7 +39,7 @@ func (b *vmBeyond) flags(f *pflag.FlagSet) {
 	f.StringVar(&b.binary, "binary", "", "Firecracker binary: name:version or id prefix; see 'mvm binary ls'")
 	f.StringVar(&b.path, "firecracker-bin", "", "path of a Firecracker binary")
 	f.IntVar(&b.vsockPort, "vsock-port", 0, "vsock port of the guest's agent")
-	f.BoolVar(&b.writeback, "writeback", false, "let the host hold back what the guest flushes to its root disk: faster, and lost when the host fails")
+	f.BoolVar(&b.writeback, "writeback", false, "cache writes to the root disk on the host until the guest flushes them, as is done in any case")
 	f.BoolVar(&b.hugePages, "huge-pages", false, "guest memory from the host's pool of 2 MiB pages")
 }
 

@@ -202,7 +202,7 @@ type Disk struct {
 	Path      string
 	Format    string // "raw" or "qcow2"; never guessed from the content
 	ReadOnly  bool
-	Writeback bool // cache=writeback; otherwise the guest's flushes reach the disk
+	Writeback bool // writes may be cached until the guest flushes them, which both drivers do in any case
 	AsyncIO   bool // io_uring, where the VMM and the kernel have it
 	NoDiscard bool // what the guest discards stays allocated in the file
 	Limit     RateLimit
