@@ -354,7 +354,7 @@ func (w *hosted) files() []string {
 				return err
 			}
 			rel, _ := filepath.Rel(root, path)
-			if rel != part && !slices.Contains(anew, strings.TrimSuffix(d.Name(), ".1")) && !strings.HasPrefix(d.Name(), "asset-") {
+			if rel != part && !slices.Contains(anew, strings.TrimSuffix(d.Name(), ".1")) && !strings.HasPrefix(d.Name(), "asset-") && d.Name() != assetGate {
 				out = append(out, "file "+rel)
 			}
 			return nil

@@ -201,7 +201,7 @@ func (w *world) files() []string {
 			case err != nil:
 				return err
 			}
-			if rel, _ := filepath.Rel(root, path); d.Name() != "console.log" && d.Name() != seedName && rel != part && d.Name() != "asset-default-key" {
+			if rel, _ := filepath.Rel(root, path); d.Name() != "console.log" && d.Name() != seedName && rel != part && d.Name() != "asset-default-key" && d.Name() != assetGate {
 				out = append(out, "file "+rel)
 			}
 			return nil
