@@ -13,7 +13,7 @@ AGENTS  := amd64 arm64
 AGENT_MOST := 8388608
 PACKAGES := packaging/apt-packages
 
-.PHONY: build agent install demo test unit race bench lint packages test-packages clean help
+.PHONY: build agent install demo test unit race bench docs lint packages test-packages clean dist help
 
 build: agent ## build bin/mvm with the guest agent inside
 	@$(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/mvm ./cmd/mvm
@@ -49,10 +49,16 @@ race: ## the fast tests under the race detector (needs a C compiler)
 bench: build test-packages ## benchmarks, as ratios in one run
 	@MVM_TEST_MVM=$(CURDIR)/bin/mvm $(GO) test -run '^$$' -bench . -benchtime 1x -timeout 30m ./test/bench
 
+docs: ## the pages that are made of the commands and the API
+	@UPDATE_API_DOC=1 UPDATE_CLI_DOCS=1 $(GO) test -count=1 -run 'TestAPIDoc|TestDocs' ./internal/cli
+
 lint: ## gofmt, vet, and golangci-lint where it is installed
 	@test -z "$$(gofmt -l .)" || { gofmt -l .; exit 1; }
 	@$(GO) vet ./...
 	@if command -v golangci-lint >/dev/null; then golangci-lint run; else echo "golangci-lint is not installed: only gofmt and vet ran"; fi
+
+dist: ## packages of a release: tarball, deb, rpm
+	@packaging/dist
 
 clean: ## remove what was built
 	@rm -rf bin dist $(AGENT)*

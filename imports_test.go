@@ -48,7 +48,7 @@ var floors = []struct {
 	floor int
 	rooms []string
 }{
-	{6, []string{"cmd/mvm"}},
+	{6, []string{"cmd/mvm", "packaging"}},
 	{5, []string{"internal/cli"}},
 	{4, []string{"api"}},
 	{3, []string{"internal/op"}}, // above the store, whose transactions it hands out

@@ -52,6 +52,7 @@ var needs = map[string]func() string{
 	"cpio":       program("cpio", "cpio"),
 	"nft":        program("nft", "nftables"),
 	"ip":         program("ip", "iproute2"),
+	"rpm":        program("rpm", "rpm"),
 	"busybox":    program("apt-get", "apt"), // it is fetched as a package, and not installed
 }
 
