@@ -2,11 +2,13 @@ package cli
 
 import (
 	"errors"
+	"io"
 	"slices"
 	"strings"
 
 	"github.com/mvmctl/mvm"
 	"github.com/mvmctl/mvm/api"
+	"github.com/mvmctl/mvm/internal/cli/render"
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 )
@@ -45,6 +47,13 @@ and with QEMU elsewhere. It brings kernel, image, network and keys along.`,
 	root.PersistentFlags().BoolVar(&a.out.Debug, "debug", false, "say where errors come from")
 	root.Flags().Bool("version", false, "print the version")
 	return root
+}
+
+// Root returns the command tree for those that write about it; its commands are
+// not to be run.
+func Root() *cobra.Command {
+	none := func(string) string { return "" }
+	return newRoot(&app{stdin: strings.NewReader(""), getenv: none, out: render.New(io.Discard, io.Discard, none)})
 }
 
 // group makes a command that has only subcommands: without arguments it shows
