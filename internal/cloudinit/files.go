@@ -1,7 +1,6 @@
 package cloudinit
 
 import (
-	"encoding/binary"
 	"errors"
 	"os"
 	"path/filepath"
@@ -48,5 +47,3 @@ func ReadDocuments(dir string) (Documents, error) {
 	}
 	return d, nil
 }
-
-func native(b []byte) uint32 { return binary.NativeEndian.Uint32(b) }

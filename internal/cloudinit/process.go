@@ -1,7 +1,6 @@
 package cloudinit
 
 import (
-	"bufio"
 	"context"
 	"errors"
 	"fmt"
@@ -12,13 +11,12 @@ import (
 	"path/filepath"
 	"runtime"
 	"runtime/debug"
-	"strings"
 	"syscall"
-	"time"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/mvmctl/mvm"
+	"github.com/mvmctl/mvm/internal/fsx"
 	"github.com/mvmctl/mvm/internal/proc"
 )
 
@@ -45,9 +43,6 @@ const (
 	reportFD = 4
 )
 
-// ready is what a server's process says when it serves.
-const ready = "ready\n"
-
 // Start starts the server in a process of its own, which outlives the caller: until
 // its documents were fetched, the VM has ended, or its time limit is over. On error
 // no process is left.
@@ -57,40 +52,13 @@ func (s Server) Start(ctx context.Context) (proc.Identity, error) {
 		return proc.Identity{}, err
 	}
 	defer func() { _ = listener.Close() }()
-	r, w, err := os.Pipe()
-	if err != nil {
-		return proc.Identity{}, mvm.Errorf(mvm.ErrUnavailable, "cannot make a pipe: %w", err)
-	}
-	defer func() { _ = r.Close() }()
-	p, id, err := proc.StartDetached(proc.Spec{
-		Path: s.Exe, Args: []string{Command, Token(s.VMID), s.Documents, s.Ended, s.Peer.String()}, Dir: "/", ExtraFiles: []*os.File{listener, w},
+	id, err := proc.StartReady(ctx, proc.Spec{
+		Path: s.Exe, Args: []string{Command, Token(s.VMID), s.Documents, s.Ended, s.Peer.String()}, Dir: "/", ExtraFiles: []*os.File{listener},
 	})
-	_ = w.Close()
-	if err != nil {
-		return proc.Identity{}, mvm.Errorf(mvm.ErrUnavailable, "cannot start the NoCloud server: %w", err)
+	if err != nil && ctx.Err() == nil {
+		err = mvm.Errorf(mvm.ErrUnavailable, "the NoCloud server did not start: %w", err).WithHint("try again, or use --cloud-init-mode inject")
 	}
-	go func() { _, _ = p.Wait() }() // no zombie while we live
-	stop := context.AfterFunc(ctx, func() { _ = r.SetReadDeadline(time.Unix(1, 0)) })
-	defer stop()
-	said, err := bufio.NewReader(r).ReadString('\n')
-	if said == ready {
-		return id, nil
-	}
-	if ctx.Err() != nil {
-		err = ctx.Err()
-	} else {
-		err = mvm.Errorf(mvm.ErrUnavailable, "the NoCloud server did not start: %s", or(strings.TrimSpace(said), fmt.Sprint(err))).WithHint("try again, or use --cloud-init-mode inject")
-	}
-	undo, cancel := context.WithTimeout(context.WithoutCancel(ctx), farewell)
-	defer cancel()
-	return proc.Identity{}, errors.Join(err, proc.Kill(undo, id, 0))
-}
-
-func or(s, other string) string {
-	if s == "" {
-		return other
-	}
-	return s
+	return id, err
 }
 
 // StopServer ends whatever serves a VM; nothing doing so is fine.
@@ -151,11 +119,10 @@ func Main(args []string) int {
 	defer cancel()
 	l, docs, peer, err := prepare(args[1], args[2], args[3], cancel)
 	if err != nil {
-		_, _ = report.WriteString(strings.ReplaceAll(err.Error(), "\n", "; ") + "\n")
+		proc.NotReady(report, err)
 		return 1
 	}
-	_, _ = report.WriteString(ready) // who started us may have died: then its journal ends us
-	_ = report.Close()
+	proc.Ready(report) // who started us may have died: then its journal ends us
 	if err := serve(ctx, l, docs, peer, serverLimits); err != nil {
 		return 1
 	}
@@ -203,40 +170,9 @@ func dropRights() error {
 
 // watch calls f when a file appears, or its directory is removed.
 func watch(file string, f func()) error {
-	fd, err := unix.InotifyInit1(unix.IN_CLOEXEC | unix.IN_NONBLOCK)
-	if err != nil {
-		return err
-	}
-	in := os.NewFile(uintptr(fd), "inotify")
-	if _, err := unix.InotifyAddWatch(fd, filepath.Dir(file), unix.IN_CREATE|unix.IN_MOVED_TO|unix.IN_DELETE_SELF|unix.IN_ONLYDIR); err != nil {
-		return errors.Join(err, in.Close())
-	}
-	go func() {
-		buf := make([]byte, 16*(unix.SizeofInotifyEvent+unix.NAME_MAX+1))
-		for {
-			n, err := in.Read(buf)
-			if err != nil || tells(buf[:n], filepath.Base(file)) {
-				f()
-				return
-			}
+	return fsx.WatchDir(filepath.Dir(file), func(name string) {
+		if name == "" || name == filepath.Base(file) {
+			f()
 		}
-	}()
-	return nil
-}
-
-// tells looks through inotify(7) events for the file's coming, or the directory's end.
-func tells(events []byte, name string) bool {
-	const mask, length = 4, 12 // offsets in struct inotify_event, behind which the name is
-	for len(events) >= unix.SizeofInotifyEvent {
-		what, n := native(events[mask:]), int(native(events[length:]))
-		events = events[unix.SizeofInotifyEvent:]
-		if n > len(events) {
-			return true
-		}
-		if what&(unix.IN_DELETE_SELF|unix.IN_IGNORED|unix.IN_Q_OVERFLOW) != 0 || strings.TrimRight(string(events[:n]), "\x00") == name {
-			return true
-		}
-		events = events[n:]
-	}
-	return false
+	})
 }

@@ -1,6 +1,6 @@
 // Package fsx holds the file-system moves that have to be right: replacing a
 // file whole, locks that the kernel releases, unix sockets at paths of any
-// length. It knows nothing of VMs.
+// length, directories that are watched. It knows nothing of VMs.
 package fsx
 
 import (
@@ -18,20 +18,30 @@ import (
 // WriteFile replaces path by data as a whole: a reader, and the next boot, see
 // the old content or the new one. The file gets exactly the mode perm.
 func WriteFile(path string, data []byte, perm fs.FileMode) error {
+	if err := replace(path, data, perm, (*os.File).Sync); err != nil {
+		return err
+	}
+	return SyncDir(filepath.Dir(path))
+}
+
+// SwapFile is WriteFile for what is made anew after a reboot: readers see the old
+// content or the new one, but the disk is not waited for.
+func SwapFile(path string, data []byte, perm fs.FileMode) error {
+	return replace(path, data, perm, func(*os.File) error { return nil })
+}
+
+func replace(path string, data []byte, perm fs.FileMode, sync func(*os.File) error) error {
 	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+".*.tmp")
 	if err != nil {
 		return err
 	}
 	defer func() { _ = os.Remove(f.Name()) }() // gone already when all went well
 	_, err = f.Write(data)
-	err = errors.Join(err, f.Chmod(perm), f.Sync(), f.Close())
+	err = errors.Join(err, f.Chmod(perm), sync(f), f.Close())
 	if err != nil {
 		return fmt.Errorf("write %s: %w", path, err)
 	}
-	if err := os.Rename(f.Name(), path); err != nil {
-		return err
-	}
-	return SyncDir(filepath.Dir(path))
+	return os.Rename(f.Name(), path)
 }
 
 // SyncDir makes the names in a directory durable.
