@@ -30,6 +30,8 @@ type TapSpec struct {
 
 	Publish []Publish
 	Backend Backend // where the rules stand
+	Egress  *Egress // what the guest may reach outside; nil for everything
+	Limit   Limit
 }
 
 // Publish is a port of the host that leads to a port of a guest.
@@ -62,6 +64,11 @@ func (t TapSpec) Validate() error {
 	for _, p := range t.Publish {
 		if why == "" {
 			why = p.wrong()
+		}
+	}
+	for _, wrong := range []string{t.Egress.wrong(), t.Limit.wrong()} {
+		if why == "" {
+			why = wrong
 		}
 	}
 	if why != "" {

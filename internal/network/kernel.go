@@ -57,9 +57,21 @@ type Kernel interface {
 	Observe(ctx context.Context, s Spec) (Observed, error)
 
 	// AddTap makes the VM's tap, persistent and up, on the bridge, the guard
-	// that drops what does not come from the guest's own MAC and IP, and the
-	// rules GuestRules(t).
+	// that drops what does not come from the guest's own MAC and IP, the rules
+	// GuestRules(t) and EgressRules(t), and the limits. When egress rules are
+	// written, connections that the guest has begun are decided over anew, and
+	// addresses that were opened are closed.
 	AddTap(ctx context.Context, t TapSpec) error
+
+	// OpenEgress opens addresses for a guest whose rules have names; of those that
+	// are open it sets the time anew. Only Name and VMID are read. mvm.ErrNotFound
+	// where there are no such rules.
+	OpenEgress(ctx context.Context, t TapSpec, addrs []OpenAddr) error
+
+	// Denials tells what a guest was not let to. Only Name and VMID are read. It is
+	// nothing where there are no egress rules, and mvm.ErrPrivilege where they may
+	// not be read.
+	Denials(ctx context.Context, t TapSpec) (Denials, error)
 
 	// RemoveTap removes the tap, its guard and its rules. Only Name and VMID
 	// are read.

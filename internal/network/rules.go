@@ -97,6 +97,10 @@ func MatchOf(r mvm.FirewallRule) Match {
 		if r.Target == TargetAccept {
 			return MatchMarked
 		}
+	case RuleEgressDenied:
+		if r.Protocol == "all" {
+			return MatchNoPorts
+		}
 	}
 	return MatchNone
 }
@@ -217,12 +221,19 @@ func Text(r mvm.FirewallRule) string {
 	if r.DPort != 0 {
 		b.WriteString(" " + r.Protocol + " dport " + strconv.Itoa(r.DPort))
 	}
+	if r.DPort == 0 && r.Protocol != "" && r.Protocol != "all" && r.Protocol != "icmp" {
+		b.WriteString(" meta l4proto " + r.Protocol)
+	}
 	if m := MatchOf(r); m != MatchNone {
 		b.WriteString(" " + string(m))
 	}
 	switch to, dnat := strings.CutPrefix(r.Target, TargetDNAT+" "); {
 	case dnat:
 		b.WriteString(" dnat to " + to)
+	case r.Target == TargetRecord && r.Protocol == "all":
+		b.WriteString(" update " + DeniedAddresses + " { ip daddr . meta l4proto . 0 counter }")
+	case r.Target == TargetRecord:
+		b.WriteString(" update " + DeniedAddresses + " { ip daddr . meta l4proto . th dport counter }")
 	case r.Target == TargetMark:
 		b.WriteString(fmt.Sprintf(" meta mark set %#x accept", NoCloudMark))
 	default:

@@ -3,6 +3,8 @@ package linux
 import (
 	"context"
 
+	"github.com/google/nftables"
+
 	"github.com/mvmctl/mvm"
 	"github.com/mvmctl/mvm/internal/network"
 )
@@ -39,7 +41,8 @@ type group struct {
 	name  string // of at most 15 characters, or as long as a table's name may be: bridge, tap, ...
 	owner owner
 	rules []mvm.FirewallRule
-	early bool // its packets pass it before they pass the groups of networks
+	early bool           // its packets pass it before they pass the groups of networks
+	sets  []nftables.Set // that its rules use; of nftables' alone
 }
 
 // groupState is a group as it is in the kernel.

@@ -48,10 +48,16 @@ func decode(nr *nftables.Rule, o owner) mvm.FirewallRule {
 	})
 	rest = decodeFields(rest, &r)
 	end := max(len(rest)-1, 0)
-	if _, dnat := last(rest).(*expr.NAT); dnat {
+	switch last(rest).(type) {
+	case *expr.NAT:
 		end = max(len(rest)-3, 0)
+	case *expr.Dynset:
+		end = max(len(rest)-len(record(r.Protocol)), 0)
 	}
 	target, known := decodeVerdict(rest[end:])
+	if !known && slices.EqualFunc(rest[end:], record(r.Protocol), sameExpr) {
+		target, known = network.TargetRecord, true
+	}
 	if r.Target = target; !known || !slices.EqualFunc(rest[:end], matches[network.MatchOf(r)], sameExpr) {
 		r.RuleType = ""
 	}
@@ -60,7 +66,17 @@ func decode(nr *nftables.Rule, o owner) mvm.FirewallRule {
 	return r
 }
 
-func sameExpr(a, b expr.Any) bool { return reflect.DeepEqual(a, b) }
+func sameExpr(a, b expr.Any) bool {
+	switch a := a.(type) {
+	case *expr.Lookup:
+		b, ok := b.(*expr.Lookup)
+		return ok && sameLookup(a, b)
+	case *expr.Dynset:
+		b, ok := b.(*expr.Dynset)
+		return ok && sameDynset(a, b)
+	}
+	return reflect.DeepEqual(a, b)
+}
 
 func last(e exprs) expr.Any {
 	if len(e) == 0 {
@@ -156,6 +172,10 @@ func decodeMeta(m *expr.Meta, second expr.Any, r *mvm.FirewallRule) int {
 func decodePayload(p *expr.Payload, e exprs, r *mvm.FirewallRule) int {
 	var cidr string
 	n := 2
+	if slices.EqualFunc(e[:2], matchNamed, sameExpr) {
+		r.Destination = network.NamedAddresses
+		return n
+	}
 	cmp, ok := e[1].(*expr.Cmp)
 	switch {
 	case ok && cmp.Op == expr.CmpOpEq && p.Base == expr.PayloadBaseTransportHeader && p.Offset == destinationPort && p.Len == 2:

@@ -44,9 +44,12 @@ func encode(r mvm.FirewallRule) rule {
 	e = append(e, matchInterface(expr.MetaKeyIIFNAME, r.InInterface)...)
 	e = append(e, matchInterface(expr.MetaKeyOIFNAME, r.OutInterface)...)
 	e = append(e, matchPrefix(ipSource, r.Source)...)
-	if r.Destination == network.Local {
+	switch r.Destination {
+	case network.Local:
 		e = append(e, matchLocal...)
-	} else {
+	case network.NamedAddresses:
+		e = append(e, matchNamed...)
+	default:
 		e = append(e, matchPrefix(ipDestination, r.Destination)...)
 	}
 	if number, ok := protocols[r.Protocol]; ok {
@@ -56,7 +59,16 @@ func encode(r mvm.FirewallRule) rule {
 		e = append(e, transport(destinationPort, binary.BigEndian.AppendUint16(nil, uint16(r.DPort)))...) //nolint:gosec // validated
 	}
 	e = append(e, matches[network.MatchOf(r)]...)
-	return rule{exprs: append(e, verdict(r.Target)...), comment: *r.CommentTag}
+	switch {
+	case r.Target == network.TargetRecord:
+		e = append(e, record(r.Protocol)...)
+	case r.RuleType == network.RuleEgress && r.Target == network.TargetDrop:
+		e = append(e, &expr.Counter{})
+		fallthrough
+	default:
+		e = append(e, verdict(r.Target)...)
+	}
+	return rule{exprs: e, comment: *r.CommentTag}
 }
 
 // matches are the expressions of the matches.
@@ -65,7 +77,8 @@ var matches = map[network.Match]exprs{
 	network.MatchDNAT:    ctBits(expr.CtKeySTATUS, ctStatusDNAT),
 	network.MatchDNATOut: append(ctBits(expr.CtKeySTATUS, ctStatusDNAT),
 		&expr.Ct{Register: 1, Key: expr.CtKeyDIRECTION}, &expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: []byte{ctReplyDir}}),
-	network.MatchPing: transport(icmpType, []byte{icmpEchoRequest}),
+	network.MatchNoPorts: matchNoPorts,
+	network.MatchPing:    transport(icmpType, []byte{icmpEchoRequest}),
 	network.MatchMarked: {
 		&expr.Meta{Key: expr.MetaKeyMARK, Register: 1}, &expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: native32(network.NoCloudMark)},
 	},

@@ -21,15 +21,19 @@ type table struct {
 	name   string
 	tag    string // how the comments of its rules begin
 	chains []chain
+	sets   []nftables.Set // that its rules use
 }
 
-// count is how many rules it has.
-func (t table) count() int {
-	n := 0
+// comments are those of its rules, which tell one from another.
+func (t table) comments() []string {
+	var all []string
 	for _, c := range t.chains {
-		n += len(c.rules)
+		for _, r := range c.rules {
+			all = append(all, r.comment)
+		}
 	}
-	return n
+	slices.Sort(all)
+	return all
 }
 
 // chain is a base chain with its rules.
@@ -82,6 +86,7 @@ func (nft) table(g group) table {
 			t.chains = append(t.chains, nc)
 		}
 	}
+	t.sets = g.sets
 	return t
 }
 
@@ -180,9 +185,19 @@ func (f *firewall) read(t table) (tableState, error) {
 	// which the kernel sends in network order and the library reads in the
 	// host's.
 	use := min(got.Use, bits.ReverseBytes32(got.Use))
-	bare := others == 0 && len(s.rules) == 0 && int(use) <= ours
+	bare := others == 0 && len(s.rules) == 0 && int(use) <= ours+len(t.sets)
 	s.foreign = !tagged && !bare
 	return s, nil
+}
+
+// comments are those of the rules that are there.
+func (s tableState) comments() []string {
+	var all []string
+	for _, r := range s.rules {
+		all = append(all, comment(r))
+	}
+	slices.Sort(all)
+	return all
 }
 
 func comment(r *nftables.Rule) string {
@@ -213,6 +228,12 @@ func (f *firewall) write(t table, replace bool) error {
 		f.AddTable(nt)
 	} else {
 		f.CreateTable(nt) // an error if it is there
+	}
+	for _, s := range t.sets {
+		s.Table = nt
+		if err := f.AddSet(&s, nil); err != nil {
+			return explain(err, "write nftables table %s", t.name)
+		}
 	}
 	for _, c := range t.chains {
 		nc := c.Chain

@@ -38,6 +38,7 @@ func guardTable(t network.TapSpec) table {
 	}}
 	if t.IP.Is4() && len(t.MAC) == 6 { // removing needs the name and the tag only
 		ip, nobody := t.IP.AsSlice(), make([]byte, 4)
+		limitRules(&c, tag, t.Limit, false)
 		c.add(tag+"mac", expr.VerdictDrop, field(expr.PayloadBaseLLHeader, etherSource, expr.CmpOpNeq, t.MAC))
 		// With published ports the host's loopback is reached by way of the bridge;
 		// its martian check then lets these pass.
@@ -51,6 +52,9 @@ func guardTable(t network.TapSpec) table {
 		arp("arp_probe", nobody) // address conflict detection asks without a sender (RFC 5227)
 	}
 	result.chains = []chain{c}
+	if limited := limitChainOf(t, tag); limited != nil {
+		result.chains = append(result.chains, *limited)
+	}
 	return result
 }
 

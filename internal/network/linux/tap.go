@@ -40,23 +40,32 @@ func (k *Kernel) AddTap(ctx context.Context, t network.TapSpec) error {
 		return err
 	}
 	defer fw.close()
-	links, rules, err := fw.readTap(ctx, t)
+	was, err := fw.readTap(ctx, t)
 	if err != nil {
 		return err
 	}
+	there := tap != nil
 	if tap, err = s.ensureTap(tap, t); err != nil {
 		return err
 	}
-	for _, was := range links {
+	for _, link := range was.links {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		if err := fw.ensure(was); err != nil {
+		if err := fw.ensure(link); err != nil {
 			return err
 		}
 	}
-	if !rules.right {
-		if err := fw.put(ctx, t.Backend, guestGroup(t), rules); err != nil {
+	if err := s.ensureEgress(fw, t, was.egress); err != nil {
+		return err
+	}
+	if !was.rules.right {
+		if err := fw.put(ctx, t.Backend, guestGroup(t), was.rules); err != nil {
+			return err
+		}
+	}
+	if there || t.Limit.BytesPerSec > 0 {
+		if err := s.ensureShaper(tap, t.Limit); err != nil {
 			return err
 		}
 	}
@@ -67,22 +76,46 @@ func (k *Kernel) AddTap(ctx context.Context, t network.TapSpec) error {
 // guard, and what keeps it apart.
 func linkTables(t network.TapSpec) []table { return []table{guardTable(t), apartTable(t)} }
 
+// tapState is what the kernel has of a tap's rules.
+type tapState struct {
+	links         []tableState
+	rules, egress groupState
+}
+
+// right says whether all of them are as they are meant to be.
+func (s tapState) right() bool {
+	for _, l := range s.links {
+		if l.exists != (len(l.want.chains) > 0) || l.chains != len(l.want.chains) || l.extra != 0 || !slices.Equal(l.comments(), l.want.comments()) {
+			return false
+		}
+	}
+	return s.rules.right && s.egress.right
+}
+
 // readTap reads the tables and the rules of a tap, and refuses those of somebody
 // else.
-func (f *filters) readTap(ctx context.Context, t network.TapSpec) ([]tableState, groupState, error) {
-	var links []tableState
+func (f *filters) readTap(ctx context.Context, t network.TapSpec) (tapState, error) {
+	var was tapState
 	for _, want := range linkTables(t) {
 		s, err := f.firewall.read(want)
 		if err != nil {
-			return nil, groupState{}, err
+			return was, err
 		}
 		if s.foreign {
-			return nil, groupState{}, foreign("nftables table " + familyName(want.family) + " " + t.Name)
+			return was, foreign("nftables table " + familyName(want.family) + " " + t.Name)
 		}
-		links = append(links, s)
+		was.links = append(was.links, s)
 	}
-	rules, err := f.readOurs(ctx, t.Backend, guestGroup(t))
-	return links, rules, err
+	egress := egressGroup(t)
+	var err error
+	if was.egress, err = (nft{f.firewall}).read(ctx, egress); err != nil {
+		return was, err
+	}
+	if was.egress.foreign {
+		return was, foreign(nft{}.title(egress))
+	}
+	was.rules, err = f.readOurs(ctx, t.Backend, guestGroup(t))
+	return was, err
 }
 
 func familyName(f nftables.TableFamily) string {
@@ -245,6 +278,9 @@ func (k *Kernel) RemoveTap(ctx context.Context, t network.TapSpec) error {
 			return err
 		}
 	}
+	if err := (nft{fw.firewall}).remove(ctx, egressGroup(network.TapSpec{Name: t.Name, VMID: t.VMID})); err != nil {
+		return err
+	}
 	return fw.remove(ctx, group{name: t.Name, owner: owner{id: t.VMID}})
 }
 
@@ -262,7 +298,7 @@ func (k *Kernel) ObserveTap(ctx context.Context, t network.TapSpec) (network.Obs
 		return o, err
 	}
 	defer fw.close()
-	links, rules, err := fw.readTap(ctx, t)
+	was, err := fw.readTap(ctx, t)
 	switch {
 	case errors.Is(err, mvm.ErrPrivilege):
 		o.RulesUnknown = true
@@ -270,11 +306,11 @@ func (k *Kernel) ObserveTap(ctx context.Context, t network.TapSpec) (network.Obs
 	case err != nil:
 		return o, err
 	}
-	o.Rules, o.Right = rules.rules, rules.right
-	for _, s := range links {
-		o.Right = o.Right && s.exists == (len(s.want.chains) > 0) && s.chains == len(s.want.chains) && s.extra == 0 && len(s.rules) == s.want.count()
+	o.Rules, o.Right = slices.Concat(was.egress.rules, was.rules.rules), was.right()
+	if o.Right && t.Limit.BytesPerSec > 0 {
+		o.Right, err = shaped(ctx, t)
 	}
-	return o, nil
+	return o, err
 }
 
 // Taps implements network.Kernel.

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/mvmctl/mvm"
 	"github.com/mvmctl/mvm/internal/network"
@@ -45,11 +46,14 @@ type fakeLink struct {
 	master   string
 	isolated bool
 	localnet bool // route_localnet
+	limit    network.Limit
 }
 
 type fakeTable struct {
-	owner string // the tag; "" for somebody else's
-	rules []mvm.FirewallRule
+	owner  string // the tag; "" for somebody else's
+	rules  []mvm.FirewallRule
+	open   map[netip.Addr]time.Duration // of egress rules
+	denied network.Denials
 }
 
 // begin takes the lock after looking at the context.
@@ -134,7 +138,7 @@ func (f *Fake) EnsureNetwork(ctx context.Context, s network.Spec) ([]network.Cha
 	step(!l.up, "up "+s.Bridge, network.Change{What: "state of " + s.Bridge, Old: "down", New: "up"}, func() { l.up = true })
 	t := f.tables[s.Bridge]
 	step(t == nil || !network.InPlace(network.Rules(s), t.rules), "rules "+s.Bridge, network.Change{What: "nftables table ip " + s.Bridge, New: "present"},
-		func() { f.tables[s.Bridge] = &fakeTable{network.Tag(s.NetworkID), network.Rules(s)} })
+		func() { f.tables[s.Bridge] = &fakeTable{owner: network.Tag(s.NetworkID), rules: network.Rules(s)} })
 	step(s.ForwardsNeeded() && !f.forwarding, "forwarding", network.Change{What: network.ForwardingSysctl, Old: "0", New: "1"}, func() { f.forwarding = true })
 	step(s.Loopback && !l.localnet, "loopback "+s.Bridge, network.Change{What: "sysctl net.ipv4.conf." + s.Bridge + ".route_localnet", Old: "0", New: "1"},
 		func() { l.localnet = true })
@@ -235,18 +239,91 @@ func (f *Fake) AddTap(ctx context.Context, t network.TapSpec) error {
 	if err := f.effect(ctx, "guard "+t.Name); err != nil {
 		return err
 	}
-	f.tables[t.Name] = &fakeTable{network.Tag(t.VMID), network.GuestRules(t)}
+	f.tables[t.Name] = &fakeTable{owner: network.Tag(t.VMID), rules: network.GuestRules(t)}
+	f.egress(t)
 	if err := f.effect(ctx, "attach "+t.Name); err != nil {
 		return err
 	}
 	l := f.links[t.Name]
-	l.master, l.isolated, l.up = t.Bridge, t.Isolated, true
+	l.master, l.isolated, l.up, l.limit = t.Bridge, t.Isolated, true, t.Limit
 	return nil
+}
+
+// egress puts a VM's egress rules in place.
+func (f *Fake) egress(t network.TapSpec) {
+	name, rules := network.EgressTable(t.Name), network.EgressRules(t)
+	switch was := f.tables[name]; {
+	case len(rules) == 0:
+		delete(f.tables, name)
+	case was == nil || !network.InPlace(rules, was.rules):
+		f.tables[name] = &fakeTable{owner: network.Tag(t.VMID), rules: rules, open: map[netip.Addr]time.Duration{}}
+	}
+}
+
+// OpenEgress implements network.Kernel.
+func (f *Fake) OpenEgress(ctx context.Context, t network.TapSpec, addrs []network.OpenAddr) error {
+	if err := t.ValidateRemoval(); err != nil {
+		return err
+	}
+	end, err := f.begin(ctx)
+	if err != nil {
+		return err
+	}
+	defer end()
+	table := f.tables[network.EgressTable(t.Name)]
+	for _, a := range addrs {
+		switch {
+		case !a.Addr.Is4() || a.For <= 0:
+			return mvm.Errorf(mvm.ErrInvalid, "address %s for %s cannot be opened", a.Addr, a.For).WithHint("give an IPv4 address and a time")
+		case table == nil || len(table.rules) == 0:
+			return mvm.Errorf(mvm.ErrNotFound, "VM %s has no egress rules with names", mvm.Quote(t.VMID)).WithHint("run 'mvm network sync'")
+		}
+		table.open[a.Addr] = a.For
+	}
+	return nil
+}
+
+// Denials implements network.Kernel.
+func (f *Fake) Denials(ctx context.Context, t network.TapSpec) (network.Denials, error) {
+	none := network.Denials{To: []network.Denial{}}
+	if err := t.ValidateRemoval(); err != nil {
+		return none, err
+	}
+	end, err := f.begin(ctx)
+	if err != nil {
+		return none, err
+	}
+	defer end()
+	if table := f.tables[network.EgressTable(t.Name)]; table != nil && table.denied.Packets > 0 {
+		return table.denied, nil
+	}
+	return none, nil
+}
+
+// Deny has a packet of a VM be one that was dropped.
+func (f *Fake) Deny(vmID string, to network.Denial) {
+	end, _ := f.begin(context.Background())
+	defer end()
+	d := &f.tables[network.EgressTable(network.TapName(vmID))].denied
+	d.Packets, d.Bytes, d.To = d.Packets+to.Packets, d.Bytes+to.Bytes, append(d.To, to)
+}
+
+// LimitOf returns the limits of a VM's tap.
+func (f *Fake) LimitOf(vmID string) network.Limit {
+	end, _ := f.begin(context.Background())
+	defer end()
+	if l := f.links[network.TapName(vmID)]; l != nil {
+		return l.limit
+	}
+	return network.Limit{}
 }
 
 // RemoveTap implements network.Kernel.
 func (f *Fake) RemoveTap(ctx context.Context, t network.TapSpec) error {
 	if err := t.ValidateRemoval(); err != nil {
+		return err
+	}
+	if err := f.remove(ctx, "", network.EgressTable(t.Name), t.VMID); err != nil {
 		return err
 	}
 	return f.remove(ctx, "tap", t.Name, t.VMID)
@@ -268,7 +345,7 @@ func (f *Fake) AllowNoCloud(ctx context.Context, n network.NoCloudSpec) error {
 	if err := f.effect(ctx, "rules "+n.Table()); err != nil {
 		return err
 	}
-	f.tables[n.Table()] = &fakeTable{network.Tag(n.VMID), network.NoCloudRules(n)}
+	f.tables[n.Table()] = &fakeTable{owner: network.Tag(n.VMID), rules: network.NoCloudRules(n)}
 	return nil
 }
 
@@ -297,7 +374,12 @@ func (f *Fake) ObserveTap(ctx context.Context, t network.TapSpec) (network.Obser
 	if table == nil {
 		return network.ObservedTap{}, nil
 	}
-	return network.ObservedTap{Rules: slices.Clone(table.rules), Right: network.InPlace(network.GuestRules(t), table.rules)}, nil
+	rules, want := slices.Clone(table.rules), slices.Concat(network.EgressRules(t), network.GuestRules(t))
+	if egress := f.tables[network.EgressTable(t.Name)]; egress != nil {
+		rules = slices.Concat(egress.rules, table.rules)
+	}
+	link := f.links[t.Name]
+	return network.ObservedTap{Rules: rules, Right: network.InPlace(want, rules) && (link == nil || link.limit == t.Limit)}, nil
 }
 
 // Taps implements network.Kernel.

@@ -7,9 +7,11 @@ import (
 	"io/fs"
 	"net/netip"
 	"os"
+	"time"
 
 	"github.com/mvmctl/mvm"
 	"github.com/mvmctl/mvm/internal/fsx"
+	"github.com/mvmctl/mvm/internal/network"
 )
 
 // savedHost is a Fake in its File.
@@ -23,12 +25,15 @@ type savedLink struct {
 	Kind, Alias, Master string
 	Up, Isolated        bool
 	Localnet            bool
+	Limit               network.Limit
 	Addr                netip.Prefix
 }
 
 type savedTable struct {
 	Owner string
 	Rules []mvm.FirewallRule
+	Open  map[netip.Addr]time.Duration
+	Deny  network.Denials
 }
 
 // share takes the file's lock and reads the host that it holds. The function
@@ -52,10 +57,10 @@ func (f *Fake) share(ctx context.Context) (func(), error) {
 		f.links, f.tables = map[string]*fakeLink{}, map[string]*fakeTable{}
 	}
 	for name, l := range s.Links {
-		f.links[name] = &fakeLink{kind: l.Kind, alias: l.Alias, up: l.Up, addr: l.Addr, master: l.Master, isolated: l.Isolated, localnet: l.Localnet}
+		f.links[name] = &fakeLink{kind: l.Kind, alias: l.Alias, up: l.Up, addr: l.Addr, master: l.Master, isolated: l.Isolated, localnet: l.Localnet, limit: l.Limit}
 	}
 	for name, t := range s.Tables {
-		f.tables[name] = &fakeTable{t.Owner, t.Rules}
+		f.tables[name] = &fakeTable{t.Owner, t.Rules, t.Open, t.Deny}
 	}
 	return func() {
 		defer lock.Unlock()
@@ -68,10 +73,10 @@ func (f *Fake) share(ctx context.Context) (func(), error) {
 func (f *Fake) save() error {
 	s := savedHost{map[string]savedLink{}, map[string]savedTable{}, f.forwarding}
 	for name, l := range f.links {
-		s.Links[name] = savedLink{l.kind, l.alias, l.master, l.up, l.isolated, l.localnet, l.addr}
+		s.Links[name] = savedLink{l.kind, l.alias, l.master, l.up, l.isolated, l.localnet, l.limit, l.addr}
 	}
 	for name, t := range f.tables {
-		s.Tables[name] = savedTable{t.owner, t.rules}
+		s.Tables[name] = savedTable{t.owner, t.rules, t.open, t.denied}
 	}
 	data, err := json.Marshal(s)
 	if err != nil {

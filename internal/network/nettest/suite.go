@@ -43,6 +43,8 @@ func Suite(t *testing.T, newHost func(t *testing.T) Host) {
 		{"networks are independent", twoNetworks},
 		{"taps come and go", taps},
 		{"a VM's rules come and go with its tap", guestRules},
+		{"what a VM may reach follows its list", egressRules},
+		{"limits come and go with a tap", limits},
 		{"ports of the host turn forwarding on", publishing},
 		{"taps need a bridge of ours", tapBridge},
 		{"a foreign tap is refused and untouched", foreignTap},

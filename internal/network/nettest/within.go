@@ -55,6 +55,16 @@ func (w within) ObserveTap(ctx context.Context, t network.TapSpec) (o network.Ob
 	return o, err
 }
 
+func (w within) OpenEgress(ctx context.Context, t network.TapSpec, addrs []network.OpenAddr) (err error) {
+	w.ns.Do(func() { err = w.k.OpenEgress(ctx, t, addrs) })
+	return err
+}
+
+func (w within) Denials(ctx context.Context, t network.TapSpec) (d network.Denials, err error) {
+	w.ns.Do(func() { d, err = w.k.Denials(ctx, t) })
+	return d, err
+}
+
 func (w within) Taps(ctx context.Context) (taps []network.Tap, err error) {
 	w.ns.Do(func() { taps, err = w.k.Taps(ctx) })
 	return taps, err
