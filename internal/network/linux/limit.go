@@ -40,7 +40,7 @@ func limitRules(c *chain, tag string, l network.Limit, toGuest bool) {
 		if rate > 0 {
 			c.rules = append(c.rules, rule{comment: tag + comment, exprs: exprs{
 				&expr.Limit{Type: kind, Rate: uint64(min(rate, fastest)), Over: true, Unit: expr.LimitTimeSecond, Burst: uint32(min(burst, math.MaxUint32))}, //nolint:gosec // not negative
-				&expr.Verdict{Kind: expr.VerdictDrop},
+				&expr.Counter{}, &expr.Verdict{Kind: expr.VerdictDrop},
 			}})
 		}
 	}
