@@ -56,6 +56,9 @@ var floors = []struct {
 	{1, []string{"internal/apt", "internal/disk", "internal/guest", "internal/vmm", "internal/network", "internal/key", "internal/host", "internal/asset", "internal/cloudinit", "internal/dns", "internal/rootfs"}},
 	{0, []string{"internal/run", "internal/proc", "internal/fsx"}},
 	{-1, []string{""}},
+
+	{6, []string{"cmd/mvm-helper"}},
+	{2, []string{"internal/helper"}},
 }
 
 // allowed are the exceptions, each with its reason.

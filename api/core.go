@@ -8,6 +8,7 @@ import (
 
 	"github.com/mvmctl/mvm"
 	"github.com/mvmctl/mvm/internal/cloudinit"
+	"github.com/mvmctl/mvm/internal/helper"
 	"github.com/mvmctl/mvm/internal/network"
 	"github.com/mvmctl/mvm/internal/network/linux"
 	"github.com/mvmctl/mvm/internal/op"
@@ -31,6 +32,7 @@ type core struct {
 	qemu           func() vmm.Driver
 	firecracker    func(binary string) vmm.Driver
 	isRoot         func() bool
+	access         func(what string) error // refuses who is not root and may not ask the helper
 	checkJail      func(dir string) error
 	startRestarter func() error                // a process that restarts VMs
 	listens        func(network.Publish) error // refuses a port that a program of the host listens on
@@ -59,6 +61,10 @@ func newCore(cfg Config) (*core, error) {
 		}
 	}
 	c := &core{cfg: cfg, paths: p, agent: cfg.Executable, runner: &run.Host{}, net: linux.New(), listens: portTaken, isRoot: func() bool { return os.Geteuid() == 0 }, checkJail: firecracker.CheckJail}
+	c.access = helper.Access
+	if !c.isRoot() {
+		c.net = helper.NewClient(linux.New(), c.runner, os.Geteuid())
+	}
 	c.qemu, c.firecracker, c.startRestarter = c.realQEMU, c.realFirecracker, c.spawnRestarter
 	c.endProcesses = supervisor.End
 	c.serve = func(ctx context.Context, s cloudinit.Server) (proc.Identity, error) { return s.Start(ctx) }
@@ -145,11 +151,22 @@ func (c *core) noticeOnce(ctx context.Context, key, text string) {
 	_ = st.SetHostState(ctx, "notice."+key, text)
 }
 
-// requireRoot refuses what needs the host's network and devices, before any
-// side effect.
-func (c *core) requireRoot(what string, command ...string) error {
+// requireRoot refuses who is neither root nor in the group whose members have the
+// helper do it, before any side effect.
+func (c *core) requireRoot(what string, _ ...string) error {
 	if c.isRoot() {
 		return nil
 	}
-	return &mvm.NeedsInteraction{What: what + " needs root", Command: append([]string{"sudo", "mvm"}, command...)}
+	return c.access(what)
+}
+
+// mayAct reports whether this process may change networks and VMs.
+func (c *core) mayAct() bool { return c.requireRoot("this") == nil }
+
+// bridgeName is the name of the bridge of a new network.
+func (c *core) bridgeName(name string) string {
+	if c.isRoot() {
+		return network.BridgeName(name)
+	}
+	return network.MemberBridge(os.Geteuid(), name)
 }

@@ -72,7 +72,7 @@ func (c *core) initNetwork(ctx context.Context, step func(string, bool, string))
 		return err
 	}
 	detail := n.Name + " " + n.Subnet + " on bridge " + n.Bridge
-	if !c.isRoot() {
+	if !c.mayAct() {
 		step("network", made, detail+"; it is brought up with the first VM, which needs root")
 		return nil
 	}

@@ -6,6 +6,7 @@ import (
 	"strings"
 
 	"github.com/mvmctl/mvm"
+	"github.com/mvmctl/mvm/internal/helper"
 	"github.com/mvmctl/mvm/internal/network"
 	"github.com/mvmctl/mvm/internal/store"
 )
@@ -44,7 +45,7 @@ func (o *NetworkOperation) Inspect(ctx context.Context, in NetworkInput) (*Netwo
 	if err != nil {
 		return nil, err
 	}
-	n, err := o.core.findNetwork(ctx, st, in)
+	n, err := o.core.findNetwork(helper.WithRules(ctx), st, in)
 	if err != nil {
 		return nil, err
 	}
@@ -132,7 +133,7 @@ func (c *core) defaultNetwork(ctx context.Context, st *store.Store) (*mvm.Networ
 		return n, false, err
 	}
 	plan := &networkPlan{c: c, set: set, item: &mvm.NetworkItem{
-		ID: newID(), Name: name, Bridge: network.BridgeName(name), NATEnabled: set.flag("defaults.network", "nat_enabled"),
+		ID: newID(), Name: name, Bridge: c.bridgeName(name), NATEnabled: set.flag("defaults.network", "nat_enabled"),
 		IsDefault: true, IsPresent: true, CreatedAt: now(), UpdatedAt: now(),
 	}}
 	if plan.routes, plan.addrs, err = c.hostNetworks(ctx); err != nil {

@@ -65,7 +65,7 @@ func (c *core) createNetwork(ctx context.Context, in NetworkCreateInput) (*mvm.N
 		return nil, err
 	}
 	plan := &networkPlan{c: c, in: in, set: set, subnet: subnet, item: &mvm.NetworkItem{
-		ID: newID(), Name: in.Name, Bridge: network.BridgeName(in.Name), NATEnabled: nat, CreatedAt: now(), UpdatedAt: now(),
+		ID: newID(), Name: in.Name, Bridge: c.bridgeName(in.Name), NATEnabled: nat, CreatedAt: now(), UpdatedAt: now(),
 		NATGateways: optional(strings.Join(in.NATGateways, ",")),
 	}}
 	if plan.routes, plan.addrs, err = c.hostNetworks(ctx); err != nil {

@@ -6,6 +6,7 @@ import (
 	"slices"
 
 	"github.com/mvmctl/mvm"
+	"github.com/mvmctl/mvm/internal/helper"
 	"github.com/mvmctl/mvm/internal/network"
 	"github.com/mvmctl/mvm/internal/store"
 )
@@ -104,7 +105,7 @@ func (c *core) selectNetworks(ctx context.Context, st *store.Store, in NetworkIn
 
 // network mends bridge, address and rules.
 func (s *syncing) network(ctx context.Context) error {
-	seen, err := s.c.net.Observe(ctx, s.spec)
+	seen, err := s.c.net.Observe(helper.WithRules(ctx), s.spec)
 	if err != nil {
 		return err
 	}

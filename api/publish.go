@@ -2,13 +2,10 @@ package api
 
 import (
 	"context"
-	"errors"
-	"net"
 	"net/netip"
 	"slices"
 	"strconv"
 	"strings"
-	"syscall"
 
 	"github.com/mvmctl/mvm"
 	"github.com/mvmctl/mvm/internal/host"
@@ -134,26 +131,12 @@ func (c *core) checkPorts(ctx context.Context, vm *mvm.VMInstanceItem) error {
 
 // portTaken says who listens on a port of the host.
 func portTaken(p network.Publish) error {
-	addr := netip.IPv4Unspecified()
-	if p.HostAddr.IsValid() {
-		addr = p.HostAddr
+	owner, taken := host.PortTaken(p.Protocol, p.HostAddr, p.HostPort)
+	if !taken {
+		return nil
 	}
-	at := netip.AddrPortFrom(addr, uint16(p.HostPort)).String() //nolint:gosec // parsed
-	var err error
-	var closer interface{ Close() error }
-	if p.Protocol == "udp" {
-		closer, err = net.ListenPacket("udp4", at)
-	} else {
-		closer, err = net.Listen("tcp4", at)
-	}
-	if err == nil {
-		return closer.Close()
-	}
-	if !errors.Is(err, syscall.EADDRINUSE) {
-		return nil // this process may not tell: whoever makes the rules will
-	}
-	e := mvm.Errorf(mvm.ErrExists, "%s port %d of the host is used by %s", p.Protocol, p.HostPort, host.PortOwner(p.Protocol, p.HostPort))
-	return e.WithHint("publish another port, or end what listens there")
+	return mvm.Errorf(mvm.ErrExists, "%s port %d of the host is used by %s", p.Protocol, p.HostPort, owner).
+		WithHint("publish another port, or end what listens there")
 }
 
 // reservePorts claims the ports of the host for the VM, for as long as it exists.

@@ -3,8 +3,9 @@ package api
 import (
 	"context"
 	"crypto/rand"
-	"encoding/hex"
+	"encoding/binary"
 	"net/netip"
+	"os"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -24,10 +25,11 @@ import (
 // sockets, long enough never to meet by chance.
 const idLen = 16
 
+// newID makes the id of a new object, which tells whose it is.
 func newID() string {
 	b := make([]byte, idLen/2)
 	_, _ = rand.Read(b) // never fails, crypto/rand says
-	return hex.EncodeToString(b)
+	return network.NewID(os.Geteuid(), binary.BigEndian.Uint64(b))
 }
 
 func now() string { return stamp(time.Now()) }

@@ -24,7 +24,7 @@ type VMProblem struct {
 // failure of that command: inspect tells what the VM lacks.
 func (c *core) resupervise(ctx context.Context, st *store.Store, vm *mvm.VMInstanceItem) {
 	h, lost := unsupervised(vm)
-	if !lost || !c.isRoot() {
+	if !lost || !c.mayAct() {
 		return
 	}
 	if ops, err := st.ListOps(ctx, vm.ID); err != nil || len(ops) > 0 {

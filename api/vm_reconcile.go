@@ -56,7 +56,7 @@ const endLimit = 2 * time.Second
 // observeOne is observe for a VM that a command of root's is about to do something
 // with: its end is written down first, with all that belongs to it.
 func (c *core) observeOne(ctx context.Context, st *store.Store, vm *mvm.VMInstanceItem) {
-	if hasEnded(vm) && c.isRoot() {
+	if hasEnded(vm) && c.mayAct() {
 		soon, cancel := context.WithTimeout(ctx, endLimit)
 		defer cancel()
 		_ = c.recordEnd(soon, vm.ID) // else it is shown at least

@@ -74,7 +74,7 @@ func waitsForRestart(vm *mvm.VMInstanceItem) bool {
 
 // wakeRestarterFor sees to it that those of the VMs that wait for a restart get it.
 func (c *core) wakeRestarterFor(ctx context.Context, vms []*mvm.VMInstanceItem) {
-	if slices.ContainsFunc(vms, waitsForRestart) && c.isRoot() {
+	if slices.ContainsFunc(vms, waitsForRestart) && c.mayAct() {
 		_ = c.wakeRestarter(ctx) // else the next command does
 	}
 }

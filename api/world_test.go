@@ -55,6 +55,9 @@ func (w *world) open() *Client {
 	}
 	c := m.core
 	c.net, c.isRoot = w.net, func() bool { return w.root }
+	c.access = func(what string) error {
+		return &mvm.NeedsInteraction{What: what + " needs root", Command: []string{"sudo", "mvm", "host", "init"}}
+	}
 	c.listens = func(p network.Publish) error { // the world's own ports, not this machine's
 		if w.listening == p.HostPort {
 			return mvm.Errorf(mvm.ErrExists, "%s port %d of the host is used by sshd (process 7)", p.Protocol, p.HostPort).WithHint("publish another port")

@@ -2,12 +2,40 @@ package host
 
 import (
 	"bufio"
+	"errors"
 	"fmt"
+	"net"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"strconv"
 	"strings"
+	"syscall"
 )
+
+// PortTaken reports whether a program listens on a TCP or UDP port of this network
+// namespace, and which; an invalid address means any. A port that this process may
+// not ask for is not reported: whoever makes rules for it finds out.
+func PortTaken(protocol string, addr netip.Addr, port int) (owner string, taken bool) {
+	if !addr.IsValid() {
+		addr = netip.IPv4Unspecified()
+	}
+	at := netip.AddrPortFrom(addr, uint16(port)).String() //nolint:gosec // a port
+	var err error
+	var closer interface{ Close() error }
+	if protocol == "udp" {
+		closer, err = net.ListenPacket("udp4", at)
+	} else {
+		closer, err = net.Listen("tcp4", at)
+	}
+	if err == nil {
+		_ = closer.Close()
+	}
+	if !errors.Is(err, syscall.EADDRINUSE) {
+		return "", false
+	}
+	return PortOwner(protocol, port), true
+}
 
 // PortOwner names the program that listens on a TCP or UDP port of this network
 // namespace, "another program" where that cannot be told: the sockets of other
