@@ -9,6 +9,7 @@ import (
 
 	"github.com/mvmctl/mvm"
 	"github.com/mvmctl/mvm/internal/guest"
+	"github.com/mvmctl/mvm/internal/guest/wire"
 	"github.com/mvmctl/mvm/internal/store"
 	"github.com/mvmctl/mvm/internal/vmm"
 )
@@ -87,10 +88,11 @@ func (c *core) dialVM(ctx context.Context, st *store.Store, vm *mvm.VMInstanceIt
 	if err != nil {
 		return nil, err
 	}
-	dial := c.dialAgent(vm, m)
+	port := c.agentPort(vm)
 	if as.port != 0 {
-		dial = dialPort(m, as.port)
+		port = uint32(as.port) //nolint:gosec // checked by ExecInput.validate
 	}
+	dial := dialPort(m, port)
 	client, err := guest.Dial(ctx, dial, login)
 	if left := bootLeft(vm, set); err != nil && left > 0 && mvm.KindOf(err) == mvm.ErrUnavailable && ctx.Err() == nil {
 		boot, cancel := context.WithTimeout(ctx, left)
@@ -103,6 +105,7 @@ func (c *core) dialVM(ctx context.Context, st *store.Store, vm *mvm.VMInstanceIt
 	if err != nil {
 		return nil, errors.Join(err, m.Close())
 	}
+	client.UseData(dialPort(m, wire.DataPort(port)))
 	return &agentConn{Client: client, dial: dial, release: m.Close}, nil
 }
 
@@ -128,7 +131,7 @@ func bootLeft(vm *mvm.VMInstanceItem, set settings) time.Duration {
 	return time.Until(time.UnixMilli(*vm.ProcessStartTime).Add(limit))
 }
 
-// dialPort opens streams to an agent that listens elsewhere than usual.
-func dialPort(m vmm.Machine, port int) guest.DialFunc {
-	return func(ctx context.Context) (net.Conn, error) { return m.DialGuest(ctx, uint32(port)) } //nolint:gosec // checked by ExecInput.validate
+// dialPort returns what opens streams to a port of a guest's agent.
+func dialPort(m vmm.Machine, port uint32) guest.DialFunc {
+	return func(ctx context.Context) (net.Conn, error) { return m.DialGuest(ctx, port) }
 }

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 	"unicode"
@@ -45,6 +46,9 @@ type Client struct {
 	conn  *ssh.Client
 	agent bool // speaks package wire's requests
 	user  string
+
+	dataMu sync.Mutex
+	data   DialFunc // to the agent's data port; nil where copies go over SSH
 }
 
 // Dial logs in to the agent over a stream that dial opens. A guest that does not

@@ -34,6 +34,8 @@ type Cmd struct {
 	// returns; what it then reads is lost.
 	Stdin          io.Reader
 	Stdout, Stderr io.Writer // nil discards
+
+	data string // ticket of a stream that is its standard input and output instead
 }
 
 // Status is how a command ended.
@@ -129,7 +131,7 @@ func (c *Client) begin(cmd Cmd) (*stream, error) {
 
 func (c *Client) startRequest(cmd Cmd) (name string, payload []byte, err error) {
 	if c.agent {
-		payload, err = json.Marshal(wire.Exec{Argv: cmd.Argv, Shell: cmd.Shell, Env: cmd.Env, Dir: cmd.Dir, User: cmd.User})
+		payload, err = json.Marshal(wire.Exec{Argv: cmd.Argv, Shell: cmd.Shell, Env: cmd.Env, Dir: cmd.Dir, User: cmd.User, Data: cmd.data})
 		if err == nil && len(payload) > wire.MaxRequest {
 			err = mvm.Errorf(mvm.ErrInvalid, "the command and its environment are longer than %d bytes", wire.MaxRequest).
 				WithHint("pass long input on stdin or copy a file")

@@ -22,7 +22,7 @@ func (c *Client) Tree(ctx context.Context, args []string, in io.Reader, out io.W
 		return s, mvm.Errorf(mvm.ErrUnsupported, "the guest is reached over the network, without the agent").WithHint("use scp, or make the VM with the agent")
 	}
 	report := &bounded{most: maxReport}
-	st, err := c.Exec(ctx, Cmd{Argv: append([]string{"/proc/self/exe"}, args...), Stdin: in, Stdout: out, Stderr: report})
+	st, err := c.move(ctx, Cmd{Argv: append([]string{"/proc/self/exe"}, args...), Stdin: in, Stdout: out, Stderr: report})
 	if err != nil {
 		return s, err
 	}

@@ -8,10 +8,12 @@ import (
 	"io"
 	"net"
 	"os"
+	"os/signal"
 	"path/filepath"
 	"strconv"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -35,6 +37,7 @@ func TestMain(m *testing.M) {
 		os.Exit(0)
 	}
 	if len(os.Args) == 3 && (os.Args[1] == "pack" || os.Args[1] == "unpack") {
+		signal.Ignore(syscall.SIGHUP, syscall.SIGTERM) // as agentmain does
 		os.Exit(tree.Serve(os.Args[1:], os.Stdin, os.Stdout, os.Stderr))
 	}
 	os.Exit(m.Run())
@@ -54,6 +57,7 @@ func me() string { return fmt.Sprintf("%d:%d", os.Geteuid(), os.Getegid()) }
 
 type lab struct {
 	dial  guest.DialFunc
+	data  guest.DialFunc // to the agent's data port
 	login guest.Login
 }
 
@@ -72,14 +76,23 @@ func start(t *testing.T) lab {
 		t.Fatal(err)
 	}
 	ctx, cancel := context.WithCancel(context.Background())
-	done := make(chan struct{})
-	go func() { defer close(done); _ = s.ServeListener(ctx, l) }()
-	t.Cleanup(func() { cancel(); <-done })
-	return lab{
-		dial: func(ctx context.Context) (net.Conn, error) {
+	data, err := net.Listen("unix", filepath.Join(t.TempDir(), "d"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var done sync.WaitGroup
+	done.Go(func() { _ = s.ServeListener(ctx, l) })
+	done.Go(func() { s.ServeDataListener(ctx, data) })
+	t.Cleanup(func() { cancel(); done.Wait() })
+	to := func(l net.Listener) guest.DialFunc {
+		return func(ctx context.Context) (net.Conn, error) {
 			var d net.Dialer
 			return d.DialContext(ctx, "unix", l.Addr().String())
-		},
+		}
+	}
+	return lab{
+		dial:  to(l),
+		data:  to(data),
 		login: guest.Login{HostKey: host.Public.Key, Signers: []ssh.Signer{user.Signer}, User: me()},
 	}
 }

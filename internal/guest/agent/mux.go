@@ -13,6 +13,7 @@ import (
 	"github.com/hashicorp/yamux"
 
 	"github.com/mvmctl/mvm/internal/guest/mux"
+	"github.com/mvmctl/mvm/internal/guest/wire"
 )
 
 // A virtio-serial port is one byte stream without a beginning: after a restart
@@ -171,13 +172,18 @@ func (s *Server) connect(ctx context.Context, c net.Conn) {
 	defer s.guard("stream")
 	_ = c.SetDeadline(time.Now().Add(handshakeLimit))
 	port, err := mux.ReadConnect(c)
-	if err != nil || port != s.params.Port {
+	data := port == wire.DataPort(s.params.Port)
+	if err != nil || port != s.params.Port && !data {
 		_, _ = fmt.Fprintf(c, "ERR nothing listens on port %d\n", port)
 		_ = c.Close()
 		return
 	}
 	if err := mux.WriteOK(c, port); err != nil {
 		_ = c.Close()
+		return
+	}
+	if data {
+		s.serveData(c)
 		return
 	}
 	_ = c.SetDeadline(time.Time{})

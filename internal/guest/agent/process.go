@@ -150,11 +150,33 @@ func command(e wire.Exec, u account.User, env []string) (file string, argv []str
 	return sh, []string{"-" + path.Base(sh)}, nil // the dash makes it a login shell
 }
 
+// How much of a stream is moved at once.
+const (
+	pumpBuffer = 32 << 10
+	dataBuffer = 256 << 10
+)
+
+// pipeSize is that of the pipes of commands that move much data: each time one is
+// full, or empty, costs two changes of process.
+const pipeSize = 512 << 10
+
+// enlarge gives the command larger pipes, where the kernel lets it have them.
+func (p *process) enlarge() {
+	for _, f := range []*os.File{p.in, p.stdout} {
+		if f == nil {
+			continue
+		}
+		if raw, err := f.SyscallConn(); err == nil {
+			_ = raw.Control(func(fd uintptr) { _, _ = unix.FcntlInt(fd, unix.F_SETPIPE_SZ, pipeSize) })
+		}
+	}
+}
+
 // pump copies until the stream's end. Once the command has ended, it goes on
 // only as long as something comes: a daemon that inherited the stream must not
 // keep the session open.
-func (p *process) pump(w io.Writer, f *os.File) error {
-	buf := make([]byte, 32<<10)
+func (p *process) pump(w io.Writer, f *os.File, size int) error {
+	buf := make([]byte, size)
 	for {
 		if p.exited.Load() {
 			_ = f.SetReadDeadline(time.Now().Add(drainAfterExit))

@@ -34,6 +34,7 @@ type Server struct {
 	config   atomic.Pointer[ssh.ServerConfig] // another one after a restore
 	conns    chan struct{}
 	sessions chan struct{}
+	data     dataStreams
 
 	mu      sync.Mutex
 	running map[*process]struct{}

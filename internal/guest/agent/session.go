@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"os"
 	"strings"
 	"sync"
@@ -25,7 +26,8 @@ type session struct {
 
 	started bool
 	proc    *process
-	failure error // why the command did not start
+	data    net.Conn // instead of ch for standard input and output; nil where it is ch
+	failure error    // why the command did not start
 	done    sync.WaitGroup
 }
 
@@ -64,6 +66,9 @@ func (s *session) serve(reqs <-chan *ssh.Request) {
 	}
 	if s.proc != nil {
 		s.proc.hangup() // the host is gone; what wants to live on ignores SIGHUP
+	}
+	if s.data != nil {
+		_ = s.data.Close()
 	}
 	if s.pty != nil && s.proc == nil {
 		s.pty.close()
@@ -144,6 +149,12 @@ func (s *session) start(e wire.Exec) bool {
 		e.User = s.user
 	}
 	e.Env = s.env
+	if e.Data != "" {
+		if s.data = s.srv.data.take(e.Data); s.data == nil {
+			s.failure = &startError{126, errors.New("the stream for its data is gone")}
+			return true
+		}
+	}
 	if s.term != "" {
 		e.Env = append([]string{"TERM=" + s.term}, e.Env...)
 	}
@@ -182,13 +193,19 @@ func (s *session) exitStatus(code int) {
 // finish moves the command's streams, waits for it and reports how it ended.
 func (s *session) finish() {
 	p := s.proc
+	var stream io.ReadWriter = s.ch
+	size := pumpBuffer
+	if s.data != nil {
+		stream, size = s.data, dataBuffer
+		p.enlarge()
+	}
 	go func() {
 		defer s.srv.guard("stdin")
-		_, _ = io.Copy(p.stdin, s.ch)
+		_, _ = io.CopyBuffer(struct{ io.Writer }{p.stdin}, struct{ io.Reader }{stream}, make([]byte, size))
 		p.closeStdin()
 	}()
 	var out sync.WaitGroup
-	pump := func(w io.Writer, f *os.File) {
+	pump := func(w io.Writer, f *os.File, size int) {
 		if f == nil {
 			return
 		}
@@ -196,15 +213,21 @@ func (s *session) finish() {
 		go func() {
 			defer out.Done()
 			defer s.srv.guard("output")
-			if err := p.pump(w, f); err != nil {
+			if err := p.pump(w, f, size); err != nil {
 				p.hangup()
+				if p.pty == nil { // what ignores that gets SIGPIPE
+					_ = f.Close()
+				}
 			}
 		}()
 	}
-	pump(s.ch, p.stdout)
-	pump(s.ch.Stderr(), p.stderr)
+	pump(stream, p.stdout, size)
+	pump(s.ch.Stderr(), p.stderr, pumpBuffer)
 	state := p.wait()
 	out.Wait()
+	if s.data != nil {
+		_ = s.data.Close()
+	}
 	s.srv.track(p, false)
 	if name, core, ok := state.signalled(); ok {
 		_, _ = s.ch.SendRequest("exit-signal", false, ssh.Marshal(struct {

@@ -13,6 +13,8 @@ import (
 
 	"github.com/mdlayher/vsock"
 	"golang.org/x/sys/unix"
+
+	"github.com/mvmctl/mvm/internal/guest/wire"
 )
 
 // poll is how often a device that is not there yet, or that nobody on the host
@@ -29,6 +31,13 @@ func (s *Server) listenVsock(ctx context.Context) error {
 	l, err := vsock.ListenContextID(unix.VMADDR_CID_ANY, s.params.Port, nil)
 	if err != nil {
 		return err
+	}
+	if data, err := vsock.ListenContextID(unix.VMADDR_CID_ANY, wire.DataPort(s.params.Port), nil); err == nil {
+		ended, stop := context.WithCancel(ctx)
+		defer stop()
+		go s.ServeDataListener(ended, &hostOnly{data})
+	} else {
+		s.logf("copies go over SSH: %v", err)
 	}
 	return s.ServeListener(ctx, &hostOnly{l})
 }

@@ -30,6 +30,7 @@ type Exec struct {
 	Env   []string `json:"env,omitempty"`   // "NAME=value", over the login environment
 	Dir   string   `json:"dir,omitempty"`   // "" is the home directory
 	User  string   `json:"user,omitempty"`  // name, uid, name:group or uid:gid; "" is the connection's user
+	Data  string   `json:"data,omitempty"`  // ticket of the stream that is its standard input and output
 }
 
 // Ready is what the agent says of itself and its guest.
