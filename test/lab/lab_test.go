@@ -60,7 +60,7 @@ mkdir -p /dev/pts /dev/shm
 mount -t devpts pts /dev/pts
 mount -t tmpfs tmp /tmp
 mount -t tmpfs tmp /dev/shm
-mount -t cgroup2 cgroup /sys/fs/cgroup
+%s
 for m in $(cat /modules/list); do insmod /modules/$m || echo "lab: module $m failed"; done
 ip link set lo up
 cd /tmp
@@ -69,11 +69,18 @@ echo "lab: exit $?"
 poweroff -f
 `
 
+// How control groups are mounted, by version.
+const (
+	cgroups2 = "mount -t cgroup2 cgroup /sys/fs/cgroup"
+	cgroups1 = "mount -t tmpfs cgroup /sys/fs/cgroup\n" +
+		"for c in memory pids; do mkdir /sys/fs/cgroup/$c && mount -t cgroup -o $c cgroup /sys/fs/cgroup/$c; done"
+)
+
 // TestFirecrackerSuite runs the driver's own tests and the conformance suite, each
 // in a lab guest of its own.
 func TestFirecrackerSuite(t *testing.T) {
-	t.Run("Driver", func(t *testing.T) { suite(t, "^TestReal$") })
-	t.Run("Conformance", func(t *testing.T) { suite(t, "^TestRealConformance$") })
+	t.Run("Driver", func(t *testing.T) { suite(t, "^TestReal$", "") })
+	t.Run("Conformance", func(t *testing.T) { suite(t, "^TestRealConformance$", "") })
 }
 
 // TestFirecrackerSuiteJailed does so in jails that the real jailer makes.
@@ -81,14 +88,15 @@ func TestFirecrackerSuiteJailed(t *testing.T) {
 	if jailer() == "" {
 		t.Skip("there is no jailer beside Firecracker")
 	}
-	t.Run("Driver", func(t *testing.T) { suite(t, "^TestRealJailed$") })
-	t.Run("Conformance", func(t *testing.T) { suite(t, "^TestRealJailedConformance$") })
+	t.Run("Driver", func(t *testing.T) { suite(t, "^TestRealJailed$", "") })
+	t.Run("Conformance", func(t *testing.T) { suite(t, "^TestRealJailedConformance$", "") })
+	t.Run("Cgroups1", func(t *testing.T) { suite(t, "^TestRealJailedConformance$/^(Start|Kill|Snapshot)$", cgroups1) })
 }
 
 // onlyVariable narrows down, below a suite's test, what runs in the lab.
 const onlyVariable = "MVM_TEST_LAB_ONLY"
 
-func suite(t *testing.T, tests string) {
+func suite(t *testing.T, tests, cgroups string) {
 	t.Helper()
 	if only := os.Getenv(onlyVariable); only != "" {
 		tests += "/" + only
@@ -99,6 +107,7 @@ func suite(t *testing.T, tests string) {
 	nested := filepath.Join(l.dir, "nested.cpio")
 	nestedInitrd(t, nested, test, l.modules)
 	l.run(t, guest{
+		cgroups: cgroups,
 		modules: []string{"kvm_amd", "tun", "vhost_vsock"},
 		files:   map[string]string{"/lab/vmlinux": l.vmlinux, "/lab/initrd": nested, "/lab/test": test},
 		script: "for n in 0 1 2; do tunctl -t lab$n && ip link set lab$n up; done\necho 140 >/proc/sys/vm/nr_hugepages\n" +
@@ -151,6 +160,7 @@ type guest struct {
 	modules []string          // to be loaded, without those that they need
 	files   map[string]string // in the initramfs, and where they come from
 	disk    string            // raw, or ""
+	cgroups string            // how they are mounted; "" is version 2
 	script  string            // its last command's status is the outcome
 }
 
@@ -284,7 +294,10 @@ func nestedInitrd(t *testing.T, dest, test, modules string) {
 
 func (l *lab) initrd(t *testing.T, dest string, g guest) {
 	t.Helper()
-	script := fmt.Sprintf(labInit, g.script)
+	if g.cgroups == "" {
+		g.cgroups = cgroups2
+	}
+	script := fmt.Sprintf(labInit, g.cgroups, g.script)
 	archive(t, dest, func(w *initramfs.Writer) {
 		for _, dir := range []string{"/bin", "/dev", "/proc", "/sys", "/tmp", "/top", "/lab"} {
 			w.Dir(dir, 0o755)
