@@ -43,7 +43,7 @@ var settings = []Setting{
 	{"defaults.vm", "nested_virt", "bool", "false", "nested virtualisation"},
 	{"defaults.vm", "enable_logging", "bool", "true", "keep the VMM's log"},
 	{"defaults.vm", "enable_metrics", "bool", "false", "keep the VMM's metrics"},
-	{"defaults.vm", "enable_console", "bool", "false", "interactive serial console"},
+	{"defaults.vm", "enable_console", "bool", "false", "interactive serial console, which every VM has in any case"},
 	{"defaults.vm", "lsm_flags", "string", "", "value of lsm= on the kernel's command line"},
 	{"defaults.vm", "boot_args", "string", "", "more kernel arguments"},
 	{"defaults.vm", "guest_mac_prefix", "string", "02:FC", "first bytes of generated MAC addresses"},

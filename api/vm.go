@@ -39,7 +39,7 @@ type VMCreateInput struct {
 	CPUConfig        json.RawMessage
 	EnableLogging    *bool
 	EnableMetrics    *bool
-	EnableConsole    *bool
+	EnableConsole    *bool // kept for inspect: every VM has its console
 	LSMFlags         string
 	BootArgs         string
 	FirecrackerBin   string // path of the VMM's binary

@@ -173,3 +173,25 @@ func mustHandle(t *testing.T, m *Client, name string) vmm.Handle {
 	}
 	return h
 }
+
+// What a creation that fails has made stays where that was asked for, and is removed
+// as any VM is.
+func TestSkipCleanup(t *testing.T) {
+	w := newWorld(t)
+	w.stock(w.open())
+	m := w.faulty("error:" + opCreate + ":vmm:before")
+	if _, err := m.VM.Create(t.Context(), VMCreateInput{Name: "web", SkipCleanup: true}); err == nil {
+		t.Fatal("it did not fail")
+	}
+	m = w.open()
+	v, err := m.VM.Get(t.Context(), sel("web"))
+	if err != nil || v.Status != mvm.StatusError || v.StatusReason == "" || !exists(v.RootfsPath) {
+		t.Errorf("what is left is %+v, %v", v, err)
+	}
+	if _, err := m.VM.Remove(t.Context(), sel("web")); err != nil {
+		t.Error(err)
+	}
+	if diff := cmp.Diff([]string{}, w.state()); diff != "" {
+		t.Errorf("something is left:\n%s", diff)
+	}
+}

@@ -97,7 +97,7 @@ func (o *vmCreateOptions) machineFlags(a *app, cmd *cobra.Command) {
 	f.BoolVar(&o.noLogging, "disable-logging", false, "do not keep the VMM's log")
 	f.BoolVar(&o.metrics, "enable-metrics", false, "keep the VMM's metrics")
 	f.BoolVar(&o.noMetrics, "disable-metrics", false, "do not keep the VMM's metrics")
-	f.BoolVar(&o.console, "console", false, "interactive serial console")
+	f.BoolVar(&o.console, "console", false, "interactive serial console, which every VM has in any case; see 'mvm console'")
 	f.StringVar(&in.LSMFlags, "lsm-flags", "", "security modules of the guest's kernel (lsm=)")
 	f.StringVar(&in.BootArgs, "boot-args", "", "more arguments for the guest's kernel")
 	f.BoolVar(&in.SkipDeblob, "skip-deblob", false, "leave what the package managers of the image have cached")
