@@ -382,7 +382,7 @@ func (w *hosted) settled() []string {
 func (w *hosted) becomes(what string, want ...[]string) int {
 	w.t.Helper()
 	var got []string
-	for end := time.Now().Add(20 * time.Second); ; time.Sleep(10 * time.Millisecond) {
+	for end := time.Now().Add(2 * time.Minute); ; time.Sleep(10 * time.Millisecond) {
 		got = w.settled()
 		for i, one := range want {
 			if slices.Equal(got, one) {

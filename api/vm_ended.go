@@ -199,7 +199,7 @@ func (c *core) autopsy(ctx context.Context, vm *mvm.VMInstanceItem) death {
 
 // exitFileLimit bounds how long a supervisor has to write down its VMM's end, from
 // when that is seen.
-const exitFileLimit = time.Second
+const exitFileLimit = 5 * time.Second
 
 // exitOf reads how the last VMM of a VM ended, in the words of its driver. While
 // the supervisor is about to write that down, it is waited for.

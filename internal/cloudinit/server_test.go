@@ -28,7 +28,7 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-const patience = 20 * time.Second
+const patience = 2 * time.Minute
 
 var (
 	guestAddr = netip.MustParseAddr("127.0.0.2") // all of 127/8 is ours

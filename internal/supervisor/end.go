@@ -17,7 +17,7 @@ import (
 func EndedToken(vmID string) string { return "mvm-ended-" + vmID }
 
 // leaveLimit is how long a supervisor has to write down its VMM's end.
-const leaveLimit = time.Second
+const leaveLimit = 5 * time.Second
 
 // End ends whatever runs for a VM, found by its tokens: the VMM first, by SIGTERM
 // and after grace by SIGKILL (at once with grace 0), then its supervisor, which

@@ -236,7 +236,7 @@ var ErrGone = &mvm.Error{Kind: mvm.ErrNotFound, Err: errors.New("the VMM does no
 
 // exitFileLimit bounds how long the supervisor has to write ExitFile after the
 // VMM's end; a supervisor that was killed writes none.
-const exitFileLimit = time.Second
+const exitFileLimit = 5 * time.Second
 
 // WaitExit returns when the VMM of a handle has ended, with how it did, as far as
 // the supervisor could tell.

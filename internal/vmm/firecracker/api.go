@@ -203,6 +203,12 @@ func (c *Client) SetLogger(ctx context.Context, l Logger) error {
 	return c.do(ctx, http.MethodPut, "/logger", l, nil)
 }
 
+// SetSerial sets up the serial console before the VM is started. Without it the console
+// is on Firecracker's standard input and output.
+func (c *Client) SetSerial(ctx context.Context, s Serial) error {
+	return c.do(ctx, http.MethodPut, "/serial", s, nil)
+}
+
 // SetMetrics sets up the metrics before the VM is started.
 func (c *Client) SetMetrics(ctx context.Context, m Metrics) error {
 	return c.do(ctx, http.MethodPut, "/metrics", m, nil)

@@ -78,6 +78,9 @@ var calls = map[string]func(context.Context, *Client) error{
 	"SetLogger": func(ctx context.Context, c *Client) error {
 		return c.SetLogger(ctx, Logger{Path: "log", Level: "Debug", ShowLevel: true})
 	},
+	"SetSerial": func(ctx context.Context, c *Client) error {
+		return c.SetSerial(ctx, Serial{Path: "console", Limiter: &TokenBucket{Size: 1 << 16, OneTimeBurst: 1, RefillMillis: 100}})
+	},
 	"SetMetrics": func(ctx context.Context, c *Client) error { return c.SetMetrics(ctx, Metrics{Path: "m"}) },
 	"UpdateDrive": func(ctx context.Context, c *Client) error {
 		return c.UpdateDrive(ctx, DriveUpdate{ID: "vol_1", Path: "/d", Limiter: limiter})

@@ -99,7 +99,7 @@ func askMetadata() (string, error) {
 	}
 	const base = "http://169.254.169.254/"
 	ask := func(method, path, key, value string) (string, error) {
-		ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 		defer cancel()
 		req, err := http.NewRequestWithContext(ctx, method, base+path, nil)
 		if err != nil {

@@ -41,7 +41,7 @@ type bench struct {
 func (b bench) lenient() bool { return b.fake && (b.blind || fakevmm.SpecPath() == "") }
 
 func fakeBench(t *testing.T) bench {
-	b := bench{fake: true, binary: fakevmm.Install(t), taps: []string{"tap0", "tap1", "tap2"}, patience: 20 * time.Second}
+	b := bench{fake: true, binary: fakevmm.Install(t), taps: []string{"tap0", "tap1", "tap2"}, patience: 2 * time.Minute}
 	b.kernel = filepath.Join(t.TempDir(), "vmlinux")
 	b.initrd = filepath.Join(t.TempDir(), "initrd")
 	for _, name := range []string{b.kernel, b.initrd} {

@@ -105,6 +105,12 @@ type Logger struct {
 	ShowLevel bool   `json:"show_level,omitempty"`
 }
 
+// Serial sets up the serial console. The configuration file has no section for it.
+type Serial struct {
+	Path    string       `json:"serial_out_path,omitempty"` // file or FIFO for what the guest prints
+	Limiter *TokenBucket `json:"rate_limiter,omitempty"`    // tokens are bytes; what is beyond them is dropped
+}
+
 // Metrics sets up where metrics are flushed to.
 type Metrics struct {
 	Path string `json:"metrics_path"`

@@ -236,7 +236,7 @@ func (m *machine) sockets() []string {
 
 // lingerLimit is how long threads of a killed QEMU may keep its sockets open after
 // its first thread is gone.
-const lingerLimit = time.Second
+const lingerLimit = 3 * time.Second
 
 // removeDead removes a socket once nobody listens on it. One that goes on
 // answering is of the next run of the VM, which began meanwhile.
@@ -273,7 +273,7 @@ func listens(ctx context.Context, path string) bool {
 }
 
 // supervisorLimit is how long a supervisor has to write down its VMM's end.
-const supervisorLimit = 3 * time.Second
+const supervisorLimit = 5 * time.Second
 
 // Pause implements vmm.Pauser. A paused VM stays paused.
 func (m *machine) Pause(ctx context.Context) error {
@@ -293,7 +293,7 @@ func (m *machine) Resume(ctx context.Context) error {
 }
 
 // endLimit is how long QEMU may take from closing its monitor to its end.
-const endLimit = time.Second
+const endLimit = 3 * time.Second
 
 // gone replaces the error of a request by ErrGone where the VMM has ended, or is
 // just about to.
