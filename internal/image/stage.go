@@ -9,7 +9,9 @@ import (
 	"strings"
 
 	"github.com/mvmctl/mvm"
+	"github.com/mvmctl/mvm/internal/disk"
 	"github.com/mvmctl/mvm/internal/fsx"
+	"github.com/mvmctl/mvm/internal/run"
 )
 
 // stagePrefix marks the directories that images are made in. They stand beside
@@ -102,4 +104,29 @@ func (s *stage) commit() error {
 func (s *stage) close(ctx context.Context, b builder) {
 	_ = b.removeAll(ctx, s.dir) // if not, the next build does
 	s.lock.Unlock()
+}
+
+// Staged makes the directory dest, or nothing: fill gets a directory to work in, which
+// goes in any case, and one in it that becomes dest. need is how many bytes it will
+// take, at least.
+func Staged(ctx context.Context, r run.Runner, dest string, need int64, fill func(dir, out string) error) error {
+	b := newBuilder(r)
+	s, err := newStage(ctx, b, dest)
+	if err != nil && mvm.HintOf(err) == "" && ctx.Err() == nil {
+		err = mvm.Errorf(mvm.ErrUnavailable, "cannot prepare the image: %w", err).WithHint("check that %s can be written", filepath.Dir(dest))
+	}
+	if err != nil {
+		return err
+	}
+	defer s.close(context.WithoutCancel(ctx), b)
+	if err := disk.EnoughSpace(s.dir, need); err != nil {
+		return err
+	}
+	if err := os.Mkdir(s.path("out"), 0o700); err != nil {
+		return err
+	}
+	if err := fill(s.dir, s.path("out")); err != nil {
+		return err
+	}
+	return s.commit()
 }

@@ -45,6 +45,8 @@ type Builder struct {
 	f    *os.File
 	w    *ext4.Writer
 	uuid [16]byte
+
+	release []byte
 }
 
 // New begins the file dest, which must not be there.

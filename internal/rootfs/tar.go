@@ -2,9 +2,11 @@ package rootfs
 
 import (
 	"archive/tar"
+	"bytes"
 	"errors"
 	"fmt"
 	"io"
+	"path"
 	"strings"
 
 	"github.com/mvmctl/mvm"
@@ -94,6 +96,12 @@ func (b *Builder) entry(h *tar.Header, r io.Reader) error {
 		if strings.HasSuffix(h.Name, "/") { // of old archives
 			return b.w.Mkdir(h.Name, a)
 		}
+		if osRelease(h.Name) && h.Size < maxOSRelease {
+			var text bytes.Buffer
+			err := b.w.Create(h.Name, a, h.Size, io.TeeReader(r, &text))
+			b.release = text.Bytes()
+			return err
+		}
 		return b.w.Create(h.Name, a, h.Size, r)
 	case tar.TypeSymlink:
 		return b.w.Symlink(h.Name, h.Linkname, a)
@@ -115,6 +123,17 @@ func (b *Builder) entry(h *tar.Header, r io.Reader) error {
 	}
 	return fmt.Errorf("%w: %q is of the unknown type %q", errArchive, h.Name, h.Typeflag)
 }
+
+const maxOSRelease = 64 << 10
+
+// osRelease says whether a file tells what system this is (os-release(5)).
+func osRelease(name string) bool {
+	name = path.Clean("/" + name)
+	return name == "/etc/os-release" || name == "/usr/lib/os-release"
+}
+
+// OSRelease is the content of os-release(5) that was added last, or nil.
+func (b *Builder) OSRelease() []byte { return b.release }
 
 const paxXattr = "SCHILY.xattr."
 

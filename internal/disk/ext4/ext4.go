@@ -56,13 +56,13 @@ type Options struct {
 	UUID       [16]byte // not zero
 	Free       int64    // bytes that are to be free in the end, at least
 	MaxBytes   int64    // that the contents of all files may have, holes included; 0 is 256 GiB
-	MaxEntries int      // how many files there may be; 0 is 4,000,000
+	MaxEntries int      // how many files there may be; 0 is 1,000,000
 }
 
 // The limits that Options has when it names none.
 const (
 	DefaultMaxBytes   = 256 << 30
-	DefaultMaxEntries = 4_000_000
+	DefaultMaxEntries = 1_000_000
 )
 
 // Result is what was made.
