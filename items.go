@@ -41,6 +41,9 @@ type ImageItem struct {
 	DeletedAt            *string           `json:"deleted_at"`
 	VMs                  []*VMInstanceItem `json:"vms,omitempty"`
 
+	// Container is how a container image wants to be run; nil for an image of a machine.
+	Container *ContainerConfig `json:"container,omitempty"`
+
 	Provenance
 }
 

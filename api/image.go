@@ -9,6 +9,7 @@ import (
 
 	"github.com/mvmctl/mvm"
 	"github.com/mvmctl/mvm/internal/image"
+	"github.com/mvmctl/mvm/internal/image/oci"
 	"github.com/mvmctl/mvm/internal/store"
 )
 
@@ -46,7 +47,7 @@ func (o *ImageOperation) Get(ctx context.Context, in ImageInput) (*mvm.ImageItem
 	if err != nil {
 		return nil, err
 	}
-	return pick("image", sel, "see 'mvm image ls', or get one with 'mvm image pull debian'", imageCandidates(all))
+	return pick("image", imageSelector(sel), "see 'mvm image ls', or get one with 'mvm image pull debian'", imageCandidates(all))
 }
 
 // SetDefault makes an image the one that new VMs get.
@@ -64,6 +65,9 @@ func (o *ImageOperation) SetDefault(ctx context.Context, in ImageInput) (*mvm.Im
 // Pull gets an image. This version has no download catalog: it builds the image
 // from the host's package mirror, as Build does.
 func (o *ImageOperation) Pull(ctx context.Context, in ImagePullInput, opts ...Option) (*mvm.ImageItem, error) {
+	if oci.IsRef(in.Type) {
+		return o.pullContainer(ctx, in, options(opts).progress)
+	}
 	ref := in.Type
 	if in.Version != "" {
 		ref += ":" + in.Version

@@ -59,6 +59,11 @@ type ImagePullInput struct {
 	Force      bool
 	SetDefault bool
 	NoCache    bool
+
+	// Of container images, whose Type is all of their name: "oci://alpine:3.20",
+	// "docker-archive:PATH", "oci-layout:PATH".
+	Arch     string // "amd64", "arm64" or as uname -m says it; "" is the host's
+	Insecure bool   // plain HTTP to a registry that is not this host
 }
 
 // KeyOperation manages SSH keys.

@@ -49,7 +49,7 @@ func (p *vmPlan) resolveAssets(inv *inventory, in VMCreateInput) error {
 	var err error
 	const imageHint, kernelHint = "see 'mvm image ls', or get one with 'mvm image pull debian'", "see 'mvm kernel ls', or get one with 'mvm kernel pull debian'"
 	if in.Image != "" {
-		p.image, err = pick("image", in.Image, imageHint, imageCandidates(inv.images))
+		p.image, err = pick("image", imageSelector(in.Image), imageHint, imageCandidates(inv.images))
 	} else {
 		p.image, err = defaultOf("image", inv.images, func(i *mvm.ImageItem) bool { return i.IsDefault }, "mvm image pull debian")
 	}

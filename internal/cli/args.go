@@ -43,6 +43,12 @@ func typeVersion(args []string, typ, version string) (string, string, error) {
 		}
 		return typ, version, nil
 	}
+	if isContainer(args[0]) {
+		if typ != "" || version != "" {
+			return "", "", usagef("--type and --version do not go with %s", mvm.Quote(args[0])).withHint("its tag stands behind its name")
+		}
+		return args[0], "", nil
+	}
 	t, v, both := strings.Cut(args[0], ":")
 	if t == "" || both && v == "" {
 		return "", "", usagef("%s is not TYPE[:VERSION]", mvm.Quote(args[0])).withHint("write for example debian:12")
@@ -71,4 +77,10 @@ func onlyOne(cmd *cobra.Command, flags ...string) error {
 		return usagef("%s exclude each other", strings.Join(set, " and ")).withHint("leave one out")
 	}
 	return nil
+}
+
+// isContainer says whether an argument names a container image, which has colons of
+// its own.
+func isContainer(arg string) bool {
+	return strings.HasPrefix(arg, "oci://") || strings.HasPrefix(arg, "docker-archive:") || strings.HasPrefix(arg, "oci-layout:")
 }

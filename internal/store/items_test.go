@@ -209,6 +209,9 @@ func fill(v reflect.Value, text string, n int) {
 		for i := range n {
 			fill(v.Index(i), fmt.Sprint(text, "-", i), n)
 		}
+	case reflect.Map:
+		v.Set(reflect.MakeMap(v.Type()))
+		v.SetMapIndex(reflect.ValueOf(text), reflect.ValueOf(text))
 	case reflect.Struct:
 		for i := range v.NumField() {
 			if f := v.Type().Field(i); f.Tag.Get("json") != "-" && !refersToItem(f.Type) {

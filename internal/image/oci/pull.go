@@ -31,6 +31,7 @@ type Options struct {
 	Runner   run.Runner
 	Dest     string         // directory to make, which then holds the image
 	Arch     string         // as uname -m says it; "" is the host's
+	Have     string         // digest of what is there already: not got again
 	Insecure bool           // plain HTTP, and not only to this host
 	Mirror   string         // directory of OCI layouts, or URL of a registry, that stands in for all registries; "" for none
 	Keychain authn.Keychain // nil has docker's credentials, or podman's
@@ -39,7 +40,8 @@ type Options struct {
 	backoff *remote.Backoff // of requests; nil has the library's
 }
 
-// Pulled is an image that is complete.
+// Pulled is an image that is complete, or with the digest that was there already none
+// but that.
 type Pulled struct {
 	Path          string // the raw file, in Options.Dest
 	Type, Version string // "oci://alpine", "3.20"
@@ -79,6 +81,9 @@ func Pull(ctx context.Context, ref Ref, o Options) (Pulled, error) {
 	f, err := ref.find(ctx, o)
 	if err != nil {
 		return Pulled{}, err
+	}
+	if o.Have != "" && o.Have == f.digest.String() {
+		return Pulled{Type: f.typ, Version: f.version, Arch: o.Arch, Digest: o.Have}, nil
 	}
 	p, todo, err := f.plan(ctx, o)
 	if err != nil {
