@@ -26,6 +26,7 @@ func SettingOf(category, key string) (Setting, bool) {
 
 var settings = []Setting{
 	{"settings", "firewall_backend", "string", "nftables", "nftables or iptables"},
+	{"settings.update", "feed_url", "string", "https://api.github.com/repos/mvmctl/mvm/releases", "list of releases that self-update takes from"},
 	{"settings.vm", "max_vms", "int", "1000", "how many VMs this cache may hold"},
 	{"settings.vm", "log_lines", "int", "50", "lines that logs prints"},
 	{"settings.vm", "log_follow", "bool", "false", "whether logs goes on"},

@@ -60,6 +60,7 @@ type Client struct {
 	Log      *LogOperation
 	Event    *EventOperation
 	Init     *InitOperation
+	Update   *UpdateOperation
 
 	core *core
 }
@@ -75,7 +76,8 @@ func Open(_ context.Context, cfg Config) (*Client, error) {
 		VM: &VMOperation{c}, Snapshot: &SnapshotOperation{c}, Network: &NetworkOperation{c}, Image: &ImageOperation{c}, Kernel: &KernelOperation{c},
 		Key: &KeyOperation{c}, Volume: &VolumeOperation{c}, Binary: &BinaryOperation{c}, Host: &HostOperation{c}, SSH: &SSHOperation{c}, Init: &InitOperation{c},
 		Exec: &ExecOperation{c}, CP: &CPOperation{c}, Console: &ConsoleOperation{c}, Log: &LogOperation{c}, Event: &EventOperation{c},
-		core: c,
+		Update: &UpdateOperation{c},
+		core:   c,
 	}, nil
 }
 

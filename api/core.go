@@ -39,6 +39,8 @@ type core struct {
 	serve          func(context.Context, cloudinit.Server) (proc.Identity, error)
 	endProcesses   func(ctx context.Context, vmID string, grace time.Duration) error
 
+	packageFiles string // dpkgFiles
+
 	backoff time.Duration // of downloads; 0 is asset's own
 
 	agent string // the program that goes into guests where none was built in
@@ -61,7 +63,7 @@ func newCore(cfg Config) (*core, error) {
 		}
 	}
 	c := &core{cfg: cfg, paths: p, agent: cfg.Executable, runner: &run.Host{}, net: linux.New(), listens: portTaken, isRoot: func() bool { return os.Geteuid() == 0 }, checkJail: firecracker.CheckJail}
-	c.access = helper.Access
+	c.access, c.packageFiles = helper.Access, dpkgFiles
 	if !c.isRoot() {
 		c.net = helper.NewClient(linux.New(), c.runner, os.Geteuid())
 	}

@@ -28,7 +28,7 @@ and with QEMU elsewhere. It brings kernel, image, network and keys along.`,
 	},
 		a.configCommands(), a.cacheCommands(),
 		newInit(a), a.hostCommands(), a.kernelCommands(), a.binaryCommands(), a.imageCommands(), a.keyCommands(), a.volumeCommands(), a.networkCommands(),
-		a.vmCommands(), a.snapshotCommands(), newRun(a), newExec(a), newSSH(a), newCP(a), newConnect(a), newSSHConfig(a), newForward(a), newConsole(a), newLogs(a), newEvents(a), newVersion(a), newCompletion(a),
+		a.vmCommands(), a.snapshotCommands(), newRun(a), newExec(a), newSSH(a), newCP(a), newConnect(a), newSSHConfig(a), newForward(a), newConsole(a), newLogs(a), newEvents(a), newVersion(a), newSelfUpdate(a), newCompletion(a),
 	)
 	a.formatFlags(root)
 	root.SetHelpCommand(newHelp(a))
