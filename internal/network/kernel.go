@@ -106,7 +106,7 @@ type Kernel interface {
 // address, and apart from its neighbours, is nftables' with either of them.
 type Backend string
 
-// The backends; "" is NFTables, and IPTables is not there yet.
+// The backends; "" is NFTables.
 const (
 	NFTables Backend = "nftables"
 	IPTables Backend = "iptables"
@@ -121,7 +121,7 @@ func (b Backend) OrDefault() Backend {
 }
 
 // known says whether there is such a backend.
-func (b Backend) known() bool { return b == "" || b == NFTables }
+func (b Backend) known() bool { return b == "" || b == NFTables || b == IPTables }
 
 // Spec is the desired state of a network.
 type Spec struct {

@@ -25,6 +25,14 @@ func Chains() []string {
 	return []string{ChainForward, ChainInput, ChainPostrouting, ChainPrerouting, ChainOutput}
 }
 
+// TableOf returns which table of iptables a chain of ours belongs to.
+func TableOf(chain string) string {
+	if chain == ChainForward || chain == ChainInput {
+		return "filter"
+	}
+	return "nat"
+}
+
 // Types of rule. A FORWARD rule of a network never matches traffic within one
 // bridge, which the kernel shows to FORWARD too where bridge-nf-call-iptables is
 // on.
@@ -116,10 +124,7 @@ type ruleSet struct {
 
 // add fills in what follows from the rest.
 func (s *ruleSet) add(r mvm.FirewallRule) {
-	r.TableName = "filter"
-	if r.ChainName != ChainForward && r.ChainName != ChainInput {
-		r.TableName = "nat"
-	}
+	r.TableName = TableOf(r.ChainName)
 	if r.Protocol == "" {
 		r.Protocol = "all"
 	}

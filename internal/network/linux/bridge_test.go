@@ -56,28 +56,6 @@ func TestUnmarkedTapIsForeign(t *testing.T) {
 	}
 }
 
-func TestForeignRulesAreNeverTouched(t *testing.T) {
-	h := nettest.NewHost(t, New())
-	h.Run("nft", `add table ip filter
-add chain ip filter FORWARD { type filter hook forward priority 0 ; policy drop ; }
-add rule ip filter FORWARD iifname "docker0" counter accept comment "theirs"
-add table inet mvm-redder
-add chain inet mvm-redder c
-add table netdev guard
-add table bridge mvm-red
-add chain bridge mvm-red c`)
-	before := h.Run("nft", "list", "ruleset")
-	red := nettest.SpecOf("red", "172.27.0.0/24")
-	mustEnsure(t, h, red)
-	tap := nettest.TapOf("vm1", red, "172.27.0.2")
-	if err := errors.Join(h.AddTap(t.Context(), tap), h.RemoveTap(t.Context(), tap), h.RemoveNetwork(t.Context(), red)); err != nil {
-		t.Fatal(err)
-	}
-	if diff := cmp.Diff(before, h.Run("nft", "list", "ruleset")); diff != "" {
-		t.Errorf("rules before and after:\n%s", diff)
-	}
-}
-
 // What nft prints is the proof that others read our rules as we mean them.
 func TestRulesReadBackByNft(t *testing.T) {
 	h := nettest.NewHost(t, New())
@@ -161,8 +139,9 @@ func TestChangedRulesAreSeen(t *testing.T) {
 }
 
 // Threads of one namespace stand for mvm processes that run at once.
-func TestConcurrentProcesses(t *testing.T) {
-	h := nettest.NewHost(t, New())
+func TestConcurrentProcesses(t *testing.T) { onBackends(t, concurrentProcesses) }
+
+func concurrentProcesses(t *testing.T, h *nettest.RealHost) {
 	const processes = 6
 	shared := nettest.SpecOf("shared", "172.27.100.0/24")
 	var wg sync.WaitGroup
@@ -171,7 +150,7 @@ func TestConcurrentProcesses(t *testing.T) {
 		return nettest.SpecOf(fmt.Sprintf("own-%d", i), fmt.Sprintf("172.27.%d.0/24", i))
 	}
 	for i := range processes {
-		k := h.Thread().Within(New())
+		k := h.Thread().Within(h.Bare)
 		wg.Go(func() {
 			_, err := k.EnsureNetwork(context.Background(), shared)
 			_, err2 := k.EnsureNetwork(context.Background(), own(i))
@@ -199,8 +178,9 @@ func TestConcurrentProcesses(t *testing.T) {
 	}
 }
 
-func TestWithoutPrivilege(t *testing.T) {
-	h := nettest.NewHost(t, New())
+func TestWithoutPrivilege(t *testing.T) { onBackends(t, withoutPrivilege) }
+
+func withoutPrivilege(t *testing.T, h *nettest.RealHost) {
 	red, blue := nettest.SpecOf("red", "172.27.0.0/24"), nettest.SpecOf("blue", "172.27.1.0/24")
 	mustEnsure(t, h, red)
 	tap := nettest.TapOf("vm1", red, "172.27.0.2")
@@ -209,7 +189,7 @@ func TestWithoutPrivilege(t *testing.T) {
 	}
 	th := h.Thread()
 	th.Do(func() { becomeUser(65534) })
-	k := th.Within(New())
+	k := th.Within(h.Bare)
 	_, err := k.EnsureNetwork(t.Context(), blue)
 	for what, err := range map[string]error{
 		"EnsureNetwork": err, "RemoveNetwork": k.RemoveNetwork(t.Context(), red),

@@ -33,11 +33,8 @@ func observedRules(s tableState, o owner) []mvm.FirewallRule {
 func decode(nr *nftables.Rule, o owner) mvm.FirewallRule {
 	name, tag := o.name, comment(nr)
 	r := mvm.FirewallRule{
-		TableName: "filter", ChainName: nr.Chain.Name, Protocol: "all",
+		TableName: network.TableOf(nr.Chain.Name), ChainName: nr.Chain.Name, Protocol: "all",
 		NetworkID: o.networkID, NetworkName: &name, CommentTag: &tag, IsActive: true,
-	}
-	if c := nr.Chain.Name; c != network.ChainForward && c != network.ChainInput {
-		r.TableName = "nat"
 	}
 	if kind, ours := strings.CutPrefix(tag, network.Tag(o.id)+":"); ours {
 		r.RuleType = kind

@@ -27,8 +27,9 @@ func isolated(t *network.TapSpec) { t.Isolated = true }
 
 // What guests reach on the host: a ping of the gateway, and of its services those
 // that are meant for them.
-func TestPacketsToTheHost(t *testing.T) {
-	h := nettest.NewHost(t, New())
+func TestPacketsToTheHost(t *testing.T) { onBackends(t, packetsToTheHost) }
+
+func packetsToTheHost(t *testing.T, h *nettest.RealHost) {
 	nettest.Outside(t, h.Namespace)
 	red, blue := nettest.SpecOf("red", "172.27.0.0/24"), nettest.SpecOf("blue", "172.27.1.0/24")
 	red.DNS = true
@@ -76,7 +77,7 @@ func TestPacketsToTheHost(t *testing.T) {
 	one.Run("ip", "rule", "del", "pref", "0")
 	one.Run("sysctl", "-qw", "net.ipv4.conf.eth0.route_localnet=1")
 	wantPeer(t, "the host's loopback", one, "127.0.0.1:7000", "")
-	h.Run("nft", "delete", "table", "ip", red.Bridge)
+	h.FlushTable(red.Bridge)
 	wantPeer(t, "the host's loopback, held by the guard alone", one, "127.0.0.1:7000", "")
 	h.Run("nft", "delete", "table", "netdev", network.TapName("vm1"))
 	if got := peerSeen(t, one, "127.0.0.1:7000", patience); got == "" {
@@ -85,8 +86,9 @@ func TestPacketsToTheHost(t *testing.T) {
 }
 
 // Clouds keep the host's credentials at a link-local address.
-func TestPacketsToTheMetadataService(t *testing.T) {
-	h := nettest.NewHost(t, New())
+func TestPacketsToTheMetadataService(t *testing.T) { onBackends(t, packetsToTheMetadataService) }
+
+func packetsToTheMetadataService(t *testing.T, h *nettest.RealHost) {
 	out := nettest.Outside(t, h.Namespace)
 	out.Run("ip", "address", "add", "169.254.169.254/32", "dev", "lo")
 	h.Run("ip", "route", "add", "169.254.169.254", "via", nettest.OutsideAddr.String())
@@ -97,15 +99,16 @@ func TestPacketsToTheMetadataService(t *testing.T) {
 	wantPeer(t, "host", h.Namespace, server, nettest.HostAddr.String())
 	wantPeer(t, "guest", guest, server, "")
 	wantPeer(t, "guest, another service outside", guest, out.ServePeer(nettest.OutsideAddr.String()+":80"), nettest.HostAddr.String())
-	h.Run("nft", "delete", "table", "ip", red.Bridge)
+	h.FlushTable(red.Bridge)
 	h.Run("nft", "add table ip nat; add chain ip nat post { type nat hook postrouting priority 100; }; add rule ip nat post oifname "+nettest.Uplink+" masquerade")
 	wantPeer(t, "guest, without our rules", guest, server, nettest.HostAddr.String())
 }
 
 // An isolated VM has the host and the outside, and no neighbour has it: neither by
 // the bridge nor, for a hostile guest, by the gateway.
-func TestPacketsIsolatedVM(t *testing.T) {
-	h := nettest.NewHost(t, New())
+func TestPacketsIsolatedVM(t *testing.T) { onBackends(t, packetsIsolatedVM) }
+
+func packetsIsolatedVM(t *testing.T, h *nettest.RealHost) {
 	out := nettest.Outside(t, h.Namespace)
 	outside := out.ServePeer(nettest.OutsideAddr.String() + ":80")
 	red := nettest.SpecOf("red", "172.27.0.0/24")

@@ -33,16 +33,17 @@ import (
 
 	"github.com/mvmctl/mvm"
 	"github.com/mvmctl/mvm/internal/network"
+	"github.com/mvmctl/mvm/internal/run"
 )
 
 // Kernel implements network.Kernel for the network namespace of the thread that
 // calls it. It holds nothing open between calls.
-type Kernel struct{}
+type Kernel struct{ run run.Runner }
 
 var _ network.Kernel = (*Kernel)(nil)
 
 // New returns a Kernel. It touches nothing.
-func New() *Kernel { return &Kernel{} }
+func New() *Kernel { return &Kernel{run: &run.Host{}} }
 
 // session is one call's netlink socket.
 type session struct {

@@ -56,8 +56,9 @@ func mustEnsure(t *testing.T, k network.Kernel, s network.Spec) {
 	}
 }
 
-func TestPacketsNAT(t *testing.T) {
-	h := nettest.NewHost(t, New())
+func TestPacketsNAT(t *testing.T) { onBackends(t, packetsNAT) }
+
+func packetsNAT(t *testing.T, h *nettest.RealHost) {
 	out := nettest.Outside(t, h.Namespace)
 	server := out.ServePeer(netip.AddrPortFrom(nettest.OutsideAddr, 8080).String())
 	red := nettest.SpecOf("red", "172.27.0.0/24")
@@ -83,8 +84,9 @@ func TestPacketsNAT(t *testing.T) {
 	wantPeer(t, "outside to guest, with a route", out, guestServer, "")
 }
 
-func TestPacketsBetweenGuests(t *testing.T) {
-	h := nettest.NewHost(t, New())
+func TestPacketsBetweenGuests(t *testing.T) { onBackends(t, packetsBetweenGuests) }
+
+func packetsBetweenGuests(t *testing.T, h *nettest.RealHost) {
 	red, blue := nettest.SpecOf("red", "172.27.0.0/24"), nettest.SpecOf("blue", "172.27.1.0/24")
 	mustEnsure(t, h, red)
 	mustEnsure(t, h, blue)
@@ -121,8 +123,9 @@ func TestPacketsBetweenGuests(t *testing.T) {
 
 // An established connection goes on while the network is ensured again and its
 // rules are rewritten.
-func TestPacketsLiveConnection(t *testing.T) {
-	h := nettest.NewHost(t, New())
+func TestPacketsLiveConnection(t *testing.T) { onBackends(t, packetsLiveConnection) }
+
+func packetsLiveConnection(t *testing.T, h *nettest.RealHost) {
 	out := nettest.Outside(t, h.Namespace)
 	red := nettest.SpecOf("red", "172.27.0.0/24")
 	mustEnsure(t, h, red)

@@ -24,8 +24,7 @@ func TestPacketsPublishedPort(t *testing.T) {
 		uplinks  []string
 		isolated bool
 	}{{"with NAT", true, nil, false}, {"by another uplink", true, []string{"elsewhere0"}, false}, {"without NAT", false, nil, false}, {"isolated", true, nil, true}} {
-		t.Run(c.name, func(t *testing.T) {
-			h := nettest.NewHost(t, New())
+		test := func(t *testing.T, h *nettest.RealHost) {
 			out := nettest.Outside(t, h.Namespace)
 			red, blue := nettest.SpecOf("red", "172.27.0.0/24"), nettest.SpecOf("blue", "172.27.1.0/24")
 			red.NAT, red.NATGateways, red.Published, red.Loopback = c.nat, c.uplinks, true, true
@@ -69,14 +68,16 @@ func TestPacketsPublishedPort(t *testing.T) {
 				t.Fatal(err)
 			}
 			wantPeer(t, "from outside, not published any more", out, uplink+":8080", "")
-		})
+		}
+		t.Run(c.name, func(t *testing.T) { onBackends(t, test) })
 	}
 }
 
 // A port that is published on one address is there alone, and of two ports each
 // leads to its own guest.
-func TestPacketsPublishedOnOneAddress(t *testing.T) {
-	h := nettest.NewHost(t, New())
+func TestPacketsPublishedOnOneAddress(t *testing.T) { onBackends(t, packetsPublishedOnOneAddress) }
+
+func packetsPublishedOnOneAddress(t *testing.T, h *nettest.RealHost) {
 	out := nettest.Outside(t, h.Namespace)
 	h.Run("ip", "address", "add", "198.51.100.7/24", "dev", nettest.Uplink)
 	red := nettest.SpecOf("red", "172.27.0.0/24")
@@ -99,8 +100,9 @@ func TestPacketsPublishedOnOneAddress(t *testing.T) {
 	}
 }
 
-func TestPacketsPublishedUDP(t *testing.T) {
-	h := nettest.NewHost(t, New())
+func TestPacketsPublishedUDP(t *testing.T) { onBackends(t, packetsPublishedUDP) }
+
+func packetsPublishedUDP(t *testing.T, h *nettest.RealHost) {
 	out := nettest.Outside(t, h.Namespace)
 	red := nettest.SpecOf("red", "172.27.0.0/24")
 	red.Published, red.Loopback = true, true

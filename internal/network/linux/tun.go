@@ -3,6 +3,7 @@ package linux
 import (
 	"errors"
 	"fmt"
+	"syscall"
 
 	"golang.org/x/sys/unix"
 
@@ -44,6 +45,10 @@ func chownTap(t network.TapSpec) error {
 }
 
 func withTun(name string, flags uint16, fn func(fd int) error) error {
+	// A child that another goroutine is just starting would hold the tap for a moment
+	// longer than we do, and the VMM that comes next would find it busy.
+	syscall.ForkLock.RLock()
+	defer syscall.ForkLock.RUnlock()
 	fd, err := unix.Open(tunPath, unix.O_RDWR|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return fmt.Errorf("open %s: %w", tunPath, err)

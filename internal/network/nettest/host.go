@@ -15,13 +15,22 @@ func NewHost(t testing.TB, k network.Kernel) *RealHost {
 	ns := NewNamespace(t)
 	ns.Run("nft", "--version")
 	ns.Run("ip", "-V")
-	return &RealHost{Kernel: ns.Within(k), Namespace: ns}
+	return &RealHost{Kernel: ns.Within(k), Bare: k, Namespace: ns, Tables: nftTables{ns}}
 }
 
 // RealHost is a Host in a namespace.
 type RealHost struct {
 	network.Kernel
 	*Namespace
+	Tables
+	Bare network.Kernel // the kernel, for the calling thread's namespace
+}
+
+// Tables is what other programs do to the rules of a host.
+type Tables interface {
+	AddTable(name string)
+	HasTable(name string) bool
+	FlushTable(name string)
 }
 
 var _ Host = (*RealHost)(nil)
@@ -35,17 +44,23 @@ func (h *RealHost) DelLink(name string) { h.Run("ip", "link", "del", name) }
 // SetDown implements Host.
 func (h *RealHost) SetDown(name string) { h.Run("ip", "link", "set", name, "down") }
 
+// nftTables are Tables where the rules are nftables'.
+type nftTables struct{ ns *Namespace }
+
 // AddTable implements Host. The table has a chain, as one in use does.
-func (h *RealHost) AddTable(name string) {
-	h.Run("nft", "add table ip "+name+"; add chain ip "+name+" theirs")
+func (n nftTables) AddTable(name string) {
+	n.ns.Run("nft", "add table ip "+name+"; add chain ip "+name+" theirs")
 }
 
 // HasTable implements Host.
-func (h *RealHost) HasTable(name string) bool {
-	return slices.ContainsFunc(strings.Split(h.Run("nft", "list", "tables"), "\n"), func(line string) bool {
+func (n nftTables) HasTable(name string) bool { return n.ns.HasNFTable(name) }
+
+// FlushTable implements Host.
+func (n nftTables) FlushTable(name string) { n.ns.Run("nft", "flush", "table", "ip", name) }
+
+// HasNFTable says whether an nftables table of any family has a name.
+func (ns *Namespace) HasNFTable(name string) bool {
+	return slices.ContainsFunc(strings.Split(ns.Run("nft", "list", "tables"), "\n"), func(line string) bool {
 		return strings.HasPrefix(line, "table ") && strings.HasSuffix(line, " "+name)
 	})
 }
-
-// FlushTable implements Host.
-func (h *RealHost) FlushTable(name string) { h.Run("nft", "flush", "table", "ip", name) }

@@ -262,3 +262,28 @@ func (ns *Namespace) ServePeer(addr string) string {
 	ns.t.Cleanup(func() { _ = l.Close(); wg.Wait() })
 	return l.Addr().String()
 }
+
+// RunAnyway is Run for a tool that may fail, whose output counts all the same.
+func (ns *Namespace) RunAnyway(name string, args ...string) string {
+	ns.t.Helper()
+	var b strings.Builder
+	var err error
+	ns.Do(func() { _, err = (&run.Host{}).Run(context.Background(), run.Cmd{Name: name, Args: args, Stdout: &b}) })
+	var exit *run.ExitError
+	if err != nil && !errors.As(err, &exit) {
+		ns.t.Skipf("needs %s: %v", name, err)
+	}
+	return b.String()
+}
+
+// Restore loads rules as iptables-restore reads them.
+func (ns *Namespace) Restore(rules string) {
+	ns.t.Helper()
+	var err error
+	ns.Do(func() {
+		_, err = (&run.Host{}).Run(context.Background(), run.Cmd{Name: "iptables-restore", Args: []string{"-w"}, Stdin: strings.NewReader(rules)})
+	})
+	if err != nil {
+		ns.t.Fatalf("load rules: %v", err)
+	}
+}

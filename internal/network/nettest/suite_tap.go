@@ -84,7 +84,7 @@ func guestRules(t *testing.T, h Host) {
 		if err != nil || o.Right != right {
 			t.Errorf("right is %v, want %v: %v", o.Right, right, err)
 		}
-		if diff := cmp.Diff(rules, o.Rules); diff != "" {
+		if diff := cmp.Diff(rules, o.Rules, ignoreText); diff != "" {
 			t.Errorf("rules of the VM (-want +got):\n%s", diff)
 		}
 	}
