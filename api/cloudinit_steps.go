@@ -119,22 +119,20 @@ type nocloudStep struct {
 func (s *nocloudStep) Kind() string { return "nocloud" }
 
 func (s *nocloudStep) Apply(ctx context.Context) error {
-	it, n := s.plan.item, s.plan.network
-	gateway, err1 := netip.ParseAddr(n.IPv4Gateway)
-	ip, err2 := netip.ParseAddr(it.IPv4)
-	if err := errors.Join(err1, err2); err != nil || it.NocloudNetPort == nil {
-		return mvm.Errorf(mvm.ErrBroken, "the stored addresses of the NoCloud server: %w", err).WithHint("remove the VM and create it anew")
+	it := s.plan.item
+	spec, err := noCloudSpec(it, s.plan.network)
+	if err != nil {
+		return err
 	}
 	if err := cloudinit.StopServer(ctx, s.VMID); err != nil { // of an earlier run
 		return err
 	}
-	port := *it.NocloudNetPort
-	if err := s.c.net.AllowNoCloud(ctx, network.NoCloudSpec{VMID: s.VMID, Bridge: n.Bridge, Gateway: gateway, IP: ip, Port: port}); err != nil {
+	if err := s.c.net.AllowNoCloud(ctx, spec); err != nil {
 		return err
 	}
 	id, err := s.c.serve(ctx, cloudinit.Server{
-		VMID: s.VMID, Exe: s.c.cfg.Executable, Documents: s.c.cloudInitDocs(s.VMID), Peer: ip,
-		Listen: netip.AddrPortFrom(gateway, uint16(port)), //nolint:gosec // a port
+		VMID: s.VMID, Exe: s.c.cfg.Executable, Documents: s.c.cloudInitDocs(s.VMID), Peer: spec.IP,
+		Listen: netip.AddrPortFrom(spec.Gateway, uint16(spec.Port)), //nolint:gosec // a port
 		Ended:  filepath.Join(s.c.paths.vm(s.VMID), vmm.ExitFile),
 	})
 	if err != nil {
@@ -142,6 +140,16 @@ func (s *nocloudStep) Apply(ctx context.Context) error {
 	}
 	it.NocloudNetPID = &id.PID
 	return nil
+}
+
+// noCloudSpec is what the kernel is to have for a VM's server.
+func noCloudSpec(vm *mvm.VMInstanceItem, n *mvm.NetworkItem) (network.NoCloudSpec, error) {
+	gateway, err1 := netip.ParseAddr(n.IPv4Gateway)
+	ip, err2 := netip.ParseAddr(vm.IPv4)
+	if err := errors.Join(err1, err2); err != nil || vm.NocloudNetPort == nil {
+		return network.NoCloudSpec{}, mvm.Errorf(mvm.ErrBroken, "the stored addresses of the NoCloud server: %w", err).WithHint("remove the VM and create it anew")
+	}
+	return network.NoCloudSpec{VMID: vm.ID, Bridge: n.Bridge, Gateway: gateway, IP: ip, Port: *vm.NocloudNetPort}, nil
 }
 
 // Revert ends whatever process has the token of the VM's server in its command

@@ -6,6 +6,7 @@ import (
 	"strings"
 
 	"github.com/mvmctl/mvm"
+	"github.com/mvmctl/mvm/internal/network"
 	"github.com/mvmctl/mvm/internal/store"
 )
 
@@ -113,7 +114,7 @@ func (o *ConfigOperation) Set(ctx context.Context, category, key, value string) 
 		return nil, err
 	}
 	var entry ConfigEntry
-	err = st.Tx(ctx, func(tx *store.Tx) error {
+	change := func(tx *store.Tx) error {
 		if err := tx.SetSetting(ctx, category, key, stored); err != nil {
 			return err
 		}
@@ -123,7 +124,14 @@ func (o *ConfigOperation) Set(ctx context.Context, category, key, value string) 
 		}
 		entry = over.entry(s)
 		return over.hangTogether()
-	})
+	}
+	if s.Category == firewallCategory && s.Key == firewallKey {
+		if err = o.core.checkBackend(ctx, network.Backend(stored)); err == nil {
+			err = o.core.setFirewall(ctx, network.Backend(stored), change)
+		}
+	} else {
+		err = st.Tx(ctx, change)
+	}
 	if err != nil {
 		return nil, mvm.Wrap(err, "set", s.Name())
 	}
@@ -148,7 +156,7 @@ func (o *ConfigOperation) Reset(ctx context.Context, in ConfigResetInput) (int, 
 		return 0, err
 	}
 	count := 0
-	err = st.Tx(ctx, func(tx *store.Tx) error {
+	change := func(tx *store.Tx) error {
 		before, err := tx.ListSettings(ctx)
 		if err != nil {
 			return err
@@ -162,7 +170,13 @@ func (o *ConfigOperation) Reset(ctx context.Context, in ConfigResetInput) (int, 
 		}
 		count = len(before) - len(after)
 		return after.hangTogether()
-	})
+	}
+	if in.All || in.Category == firewallCategory && (in.Key == "" || in.Key == firewallKey) {
+		d, _ := mvm.SettingOf(firewallCategory, firewallKey)
+		err = o.core.setFirewall(ctx, network.Backend(d.Default), change)
+	} else {
+		err = st.Tx(ctx, change)
+	}
 	if err != nil {
 		return 0, mvm.Wrap(err, "reset", strings.TrimSuffix(in.Category+"."+in.Key, "."))
 	}

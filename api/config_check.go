@@ -14,12 +14,6 @@ import (
 // settingChecks are what string settings have to fulfil beyond being text on one
 // line, by CATEGORY.KEY.
 var settingChecks = map[string]func(string) error{
-	"settings.firewall_backend": func(v string) error {
-		if v != "nftables" {
-			return mvm.Errorf(mvm.ErrUnsupported, "rules are made with nftables alone in this version").WithHint("leave it at nftables")
-		}
-		return nil
-	},
 	"defaults.vm.ssh_user":         validateUser,
 	"defaults.vm.dns_server":       checkDNS,
 	"defaults.vm.lsm_flags":        checkLSM,

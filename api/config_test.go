@@ -115,7 +115,7 @@ func TestConfigRefuses(t *testing.T) {
 		{"defaults.vm", "vcpu_count", "two", mvm.ErrInvalid, "two", "1 to 32"},
 		{"defaults.vm", "pci_enabled", "2", mvm.ErrInvalid, "2", "true or false"},
 		{"settings.vm", "hypervisor", "xen", mvm.ErrInvalid, "xen", "auto, firecracker, qemu"},
-		{"settings", "firewall_backend", "iptables", mvm.ErrUnsupported, "nftables", "nftables"},
+		{"settings", "firewall_backend", "pf", mvm.ErrInvalid, "pf", "nftables, iptables"},
 		{"defaults.vm", "ssh_user", "a b", mvm.ErrInvalid, "a b", "root"},
 		{"defaults.vm", "ssh_user", "", mvm.ErrInvalid, "user name", "root"},
 		{"defaults.vm", "dns_server", "1.1.1.1,nope", mvm.ErrInvalid, "nope", "1.1.1.1"},

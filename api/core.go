@@ -67,6 +67,7 @@ func newCore(cfg Config) (*core, error) {
 	if !c.isRoot() {
 		c.net = helper.NewClient(linux.New(), c.runner, os.Geteuid())
 	}
+	c.net = network.With(c.net, c.firewallBackend)
 	c.qemu, c.firecracker, c.startRestarter = c.realQEMU, c.realFirecracker, c.spawnRestarter
 	c.endProcesses = supervisor.End
 	c.serve = func(ctx context.Context, s cloudinit.Server) (proc.Identity, error) { return s.Start(ctx) }

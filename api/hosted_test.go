@@ -20,6 +20,7 @@ import (
 	"github.com/mvmctl/mvm"
 	"github.com/mvmctl/mvm/internal/cloudinit"
 	"github.com/mvmctl/mvm/internal/host"
+	"github.com/mvmctl/mvm/internal/network"
 	"github.com/mvmctl/mvm/internal/network/nettest"
 	"github.com/mvmctl/mvm/internal/op"
 	"github.com/mvmctl/mvm/internal/proc"
@@ -144,7 +145,7 @@ func hostedWith(t *testing.T, program string) *hosted {
 // the world's.
 func intoWorld(c *core) {
 	dir := filepath.Dir(c.paths.cache)
-	c.net, c.isRoot, c.agent = &nettest.Fake{File: filepath.Join(dir, worldNet)}, func() bool { return true }, filepath.Join(dir, worldAgent)
+	c.net, c.isRoot, c.agent = network.With(&nettest.Fake{File: filepath.Join(dir, worldNet)}, c.firewallBackend), func() bool { return true }, filepath.Join(dir, worldAgent)
 	c.qemu = func() vmm.Driver {
 		return probed{Driver: vmmtest.NewFake(), name: "qemu", probe: vmm.Probe{Problems: []vmm.Problem{{What: "there is no QEMU", Hint: "get it", Fatal: true}}}}
 	}

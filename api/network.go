@@ -99,7 +99,7 @@ func rowsOfRules(ctx context.Context, st *store.Store, n *mvm.NetworkItem) error
 	}
 	for _, r := range n.IPTablesRules {
 		for _, row := range rows {
-			if deref(row.CommandString) == deref(r.CommandString) {
+			if network.Same(*row, *r) {
 				r.ID, r.CreatedAt, r.LastVerifiedAt = row.ID, row.CreatedAt, row.LastVerifiedAt
 			}
 		}

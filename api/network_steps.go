@@ -36,6 +36,7 @@ func (s *bridgeStep) Revert(ctx context.Context) error { return s.c.net.RemoveNe
 func (c *core) networkUndo(j *op.Journal) {
 	j.OnUndo(opNetworkCreate, func(tx *store.Tx, id string, _ []byte) error { return tx.ForgetNetwork(tx.Context(), id) })
 	j.OnFinish(opNetworkRemove, forgetNetwork)
+	j.OnFinish(opFirewallMove, func(*store.Tx, string, []byte) error { return nil })
 }
 
 // tapSpec is a VM's device as the kernel is to have it.

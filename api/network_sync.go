@@ -11,11 +11,11 @@ import (
 	"github.com/mvmctl/mvm/internal/store"
 )
 
-// NetworkSynced is how a network's rules in the kernel differed from the stored
-// ones, and what was done about it.
+// NetworkSynced is how the rules of a network and its VMs in the kernel differed from
+// those wanted, and what was done about it.
 type NetworkSynced struct {
 	Added   int          `json:"added"`   // rules that were missing
-	Removed int          `json:"removed"` // rules in our tables that are not ours to have
+	Removed int          `json:"removed"` // rules among ours that are not ours to have
 	Kept    int          `json:"kept"`
 	Changes []HostChange `json:"changes"` // of the host, rules included
 }
@@ -48,6 +48,11 @@ func (o *NetworkOperation) Sync(ctx context.Context, in NetworkInput) (map[strin
 	if err != nil {
 		return nil, err
 	}
+	return c.syncNetworks(ctx, st, nets, vms)
+}
+
+// syncNetworks mends networks. It opens nothing, so that recovery can use it.
+func (c *core) syncNetworks(ctx context.Context, st *store.Store, nets []*mvm.NetworkItem, vms []*mvm.VMInstanceItem) (map[string]*NetworkSynced, error) {
 	taps, err := c.net.Taps(ctx)
 	if err != nil {
 		return nil, err
@@ -109,8 +114,7 @@ func (s *syncing) network(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	d := network.Diff(network.Rules(s.spec), seen.Rules)
-	s.done.Added, s.done.Removed, s.done.Kept = len(d.Added), len(d.Removed), len(d.Kept)
+	s.count(network.Diff(network.Rules(s.spec), seen.Rules))
 	if seen.Right {
 		return nil
 	}
@@ -119,6 +123,12 @@ func (s *syncing) network(ctx context.Context) error {
 		s.done.Changes = append(s.done.Changes, HostChange(ch))
 	}
 	return err
+}
+
+func (s *syncing) count(d network.RuleDiff) {
+	s.done.Added += len(d.Added)
+	s.done.Removed += len(d.Removed)
+	s.done.Kept += len(d.Kept)
 }
 
 // taps puts the devices of VMs that run back on a bridge that was made anew, with
@@ -132,20 +142,22 @@ func (s *syncing) taps(ctx context.Context, vms []*mvm.VMInstanceItem, taps []ne
 		if vm.NetworkID != s.n.ID || vm.Status != mvm.StatusRunning && vm.Status != mvm.StatusPaused {
 			continue
 		}
+		if err := s.noCloud(ctx, vm); err != nil {
+			return err
+		}
 		spec, err := tapSpec(vm, s.n)
 		if err != nil {
 			return err
 		}
 		was, ok := there[spec.Name]
 		rebuilt := slices.ContainsFunc(s.done.Changes, func(ch HostChange) bool { return ch.What == "bridge "+spec.Bridge })
-		if ok && was.Up && was.Guarded && was.Bridge == spec.Bridge && was.Isolated == spec.Isolated && !rebuilt {
-			rules, err := s.c.net.ObserveTap(ctx, spec)
-			if err != nil {
-				return err
-			}
-			if rules.Right {
-				continue
-			}
+		rules, err := s.c.net.ObserveTap(ctx, spec)
+		if err != nil {
+			return err
+		}
+		s.count(network.Diff(slices.Concat(network.EgressRules(spec), network.GuestRules(spec)), rules.Rules))
+		if ok && rules.Right && was.Up && was.Guarded && was.Bridge == spec.Bridge && was.Isolated == spec.Isolated && !rebuilt {
+			continue
 		}
 		if err := s.c.net.AddTap(ctx, spec); err != nil {
 			return err
@@ -153,6 +165,19 @@ func (s *syncing) taps(ctx context.Context, vms []*mvm.VMInstanceItem, taps []ne
 		s.done.Changes = append(s.done.Changes, HostChange{What: "tap " + spec.Name + " of VM " + vm.Name, Old: tapWas(was, ok), New: "up on " + spec.Bridge})
 	}
 	return nil
+}
+
+// noCloud mends the rules of the server that a VM's cloud-init reads from, where it
+// runs.
+func (s *syncing) noCloud(ctx context.Context, vm *mvm.VMInstanceItem) error {
+	if vm.NocloudNetPID == nil {
+		return nil
+	}
+	spec, err := noCloudSpec(vm, s.n)
+	if err != nil {
+		return err
+	}
+	return s.c.net.AllowNoCloud(ctx, spec)
 }
 
 func tapWas(t network.Tap, there bool) string {
@@ -180,21 +205,25 @@ func recordRules(ctx context.Context, tx *store.Tx, spec network.Spec) error {
 	for _, r := range rows {
 		stored = append(stored, *r)
 	}
+	if spec.Backend, err = firewallBackend(ctx, tx.Queries); err != nil {
+		return err
+	}
 	desired := network.Rules(spec)
-	if network.InPlace(desired, stored) {
+	sameText := func(a, b mvm.FirewallRule) bool { return deref(a.CommandString) == deref(b.CommandString) }
+	if network.InPlace(desired, stored) && slices.EqualFunc(desired, stored, sameText) {
 		return tx.VerifyFirewallRules(ctx, spec.NetworkID, now())
 	}
 	// All anew, for their order counts; what stays keeps its birthday.
-	born := map[string]*string{}
-	for _, r := range network.Diff(desired, stored).Kept {
-		born[deref(r.CommandString)] = r.CreatedAt
-	}
+	kept := network.Diff(desired, stored).Kept
 	if err := tx.DeleteFirewallRules(ctx, spec.NetworkID); err != nil {
 		return err
 	}
 	at := now()
 	for _, r := range desired {
-		r.CreatedAt, r.LastVerifiedAt = born[deref(r.CommandString)], &at
+		if i := slices.IndexFunc(kept, func(k mvm.FirewallRule) bool { return network.Same(k, r) }); i >= 0 {
+			r.CreatedAt = kept[i].CreatedAt
+		}
+		r.LastVerifiedAt = &at
 		if err := tx.InsertFirewallRule(ctx, &r); err != nil {
 			return err
 		}

@@ -185,7 +185,8 @@ func (c *core) decoders() map[string]op.Decoder {
 		"iso-gone":   decode(func() op.Step { return &isoGoneStep{} }),
 		"nocloud":    decode(func() op.Step { return &nocloudStep{c: c} }),
 
-		"bridge": decode(func() op.Step { return &bridgeStep{c: c} }),
+		"bridge":   decode(func() op.Step { return &bridgeStep{c: c} }),
+		"firewall": decode(func() op.Step { return &moveStep{c: c} }),
 
 		"snapshot-dir":   decode(func() op.Step { return &snapDirStep{c: c} }),
 		"hold":           decode(func() op.Step { return &holdStep{c: c} }),

@@ -54,7 +54,7 @@ func (w *world) open() *Client {
 		w.t.Fatal(err)
 	}
 	c := m.core
-	c.net, c.isRoot = w.net, func() bool { return w.root }
+	c.net, c.isRoot = network.With(w.net, c.firewallBackend), func() bool { return w.root }
 	c.access = func(what string) error {
 		return &mvm.NeedsInteraction{What: what + " needs root", Command: []string{"sudo", "mvm", "host", "init"}}
 	}

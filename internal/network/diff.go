@@ -19,7 +19,7 @@ func Diff(desired, observed []mvm.FirewallRule) RuleDiff {
 	var d RuleDiff
 	left := slices.Clone(observed)
 	for _, want := range desired {
-		i := slices.IndexFunc(left, func(r mvm.FirewallRule) bool { return ruleKey(r) == ruleKey(want) })
+		i := slices.IndexFunc(left, func(r mvm.FirewallRule) bool { return Same(r, want) })
 		if i < 0 {
 			d.Added = append(d.Added, want)
 			continue
@@ -47,6 +47,10 @@ func InPlace(desired, observed []mvm.FirewallRule) bool {
 	}
 	return len(Diff(desired, observed).Added) == 0
 }
+
+// Same says whether two rules do the same for the same owner, whatever their ids and
+// times and whichever backend they are in.
+func Same(a, b mvm.FirewallRule) bool { return ruleKey(a) == ruleKey(b) }
 
 func keysIn(chain string, rules []mvm.FirewallRule) []key {
 	var keys []key

@@ -103,7 +103,7 @@ func (t TapSpec) ValidateRemoval() error {
 // GuestRules returns the IP rules of one VM; most have none. They stand in chains
 // of the VM's own, so that VMs come and go without touching each other's.
 func GuestRules(t TapSpec) []mvm.FirewallRule {
-	set := &ruleSet{owner: t.VMID, networkID: t.NetworkID, networkName: t.VMName}
+	set := &ruleSet{owner: t.VMID, networkID: t.NetworkID, networkName: t.VMName, backend: t.Backend}
 	ip := t.IP.String() + "/32"
 	if t.Isolated {
 		// The bridge keeps it apart; a hostile guest could still send to the

@@ -57,7 +57,7 @@ const NoCloudMark = 0x6d766d01
 // NoCloudRules returns the rules by which one guest, and nobody else, reaches the
 // server that its cloud-init reads from.
 func NoCloudRules(s NoCloudSpec) []mvm.FirewallRule {
-	set := &ruleSet{owner: s.VMID}
+	set := &ruleSet{owner: s.VMID, backend: s.Backend}
 	gateway := s.Gateway.String() + "/32"
 	set.add(mvm.FirewallRule{
 		ChainName: ChainInput, RuleType: RuleNocloudInput, Source: s.IP.String() + "/32", Destination: gateway, InInterface: s.Bridge,

@@ -119,6 +119,7 @@ func Tag(id string) string { return aliasPrefix + id }
 // ruleSet collects rules of one owner.
 type ruleSet struct {
 	owner, networkID, networkName string
+	backend                       Backend
 	rules                         []mvm.FirewallRule
 }
 
@@ -130,7 +131,7 @@ func (s *ruleSet) add(r mvm.FirewallRule) {
 	}
 	name, tag := s.networkName, Tag(s.owner)+":"+r.RuleType
 	r.NetworkID, r.NetworkName, r.CommentTag, r.IsActive = s.networkID, &name, &tag, true
-	text := Text(r)
+	text := TextIn(s.backend, r)
 	r.CommandString = &text
 	s.rules = append(s.rules, r)
 }
@@ -148,7 +149,7 @@ func (s *ruleSet) add(r mvm.FirewallRule) {
 // NoCloud server of the very guest. Nothing else, whatever address of the host it
 // is sent to.
 func Rules(s Spec) []mvm.FirewallRule {
-	set := &ruleSet{owner: s.NetworkID, networkID: s.NetworkID, networkName: s.Name}
+	set := &ruleSet{owner: s.NetworkID, networkID: s.NetworkID, networkName: s.Name, backend: s.Backend}
 	subnet, in, out := s.Subnet.String(), s.Bridge, "!"+s.Bridge
 	uplinks := []string{out}
 	if len(s.NATGateways) > 0 {
@@ -197,6 +198,14 @@ func (set *ruleSet) input(s Spec) {
 	}
 	input(RuleNocloudInput, "", gateway, "", 0, TargetAccept)
 	input(RuleInput, "", "", "", 0, TargetDrop)
+}
+
+// TextIn returns a rule in the notation of a backend, for people.
+func TextIn(b Backend, r mvm.FirewallRule) string {
+	if b == IPTables {
+		return iptablesText(r)
+	}
+	return Text(r)
 }
 
 // Text returns a rule in nft's notation, for people; it is not parsed again.

@@ -10,84 +10,7 @@ import (
 	"github.com/mvmctl/mvm/internal/network"
 )
 
-// This file turns rules of the model into arguments of iptables and back, as
-// iptables-save prints them (iptables(8), iptables-extensions(8)).
-
-// targetReturn stands for the model's ACCEPT: it ends the rules of the group and
-// lets the other groups decide.
-const targetReturn = "RETURN"
-
-// xtMatches are the arguments of the matches.
-var xtMatches = map[network.Match][]string{
-	network.MatchReplies: {"-m", "conntrack", "--ctstate", "RELATED,ESTABLISHED"},
-	network.MatchDNAT:    {"-m", "conntrack", "--ctstate", "DNAT"},
-	network.MatchDNATOut: {"-m", "conntrack", "--ctstate", "DNAT", "--ctdir", "REPLY"},
-	network.MatchPing:    {"-m", "icmp", "--icmp-type", "8"},
-	network.MatchMarked:  {"-m", "mark", "--mark", markText},
-}
-
-var markText = "0x" + strconv.FormatUint(network.NoCloudMark, 16)
-
-// markTarget marks, and does not end anything; the rule that follows does.
-var markTarget = []string{"MARK", "--set-xmark", markText + "/0xffffffff"}
-
-// continued ends the comment of the second rule where one of the model takes two.
-const continued = "+"
-
-// xtArgs renders a rule of the model: one rule of iptables, or two.
-func xtArgs(r mvm.FirewallRule) [][]string {
-	match := slices.Concat(xtFields(r), xtMatches[network.MatchOf(r)])
-	line := func(more []string, comment string, target ...string) []string {
-		return slices.Concat(match, more, []string{"-m", "comment", "--comment", comment, "-j"}, target)
-	}
-	comment := *r.CommentTag
-	switch to, dnat := network.DNATTo(r.Target); {
-	case dnat:
-		return [][]string{line(nil, comment, network.TargetDNAT, "--to-destination", to.String())}
-	case r.Target == network.TargetMark:
-		return [][]string{line(nil, comment, markTarget...), line(nil, comment+continued, targetReturn)}
-	case r.Target == network.TargetAccept:
-		return [][]string{line(nil, comment, targetReturn)}
-	}
-	return [][]string{line(nil, comment, r.Target)}
-}
-
-// xtFields renders what a rule's own fields match.
-func xtFields(r mvm.FirewallRule) []string {
-	var args []string
-	add := func(flag, value string) {
-		if rest, not := strings.CutPrefix(value, "!"); not {
-			args = append(args, "!", flag, rest)
-		} else if value != "" {
-			args = append(args, flag, value)
-		}
-	}
-	add("-s", r.Source)
-	if r.Destination != network.Local {
-		add("-d", r.Destination)
-	}
-	add("-i", r.InInterface)
-	add("-o", r.OutInterface)
-	if r.Protocol != "all" {
-		add("-p", r.Protocol)
-	}
-	if r.Destination == network.Local {
-		args = append(args, "-m", "addrtype", "--dst-type", "LOCAL")
-	}
-	if r.DPort != 0 {
-		args = append(args, "-m", r.Protocol, "--dport", strconv.Itoa(r.DPort))
-	}
-	return args
-}
-
-// xtText is a rule as people see it in 'iptables -S', under the chain of the model.
-func xtText(r mvm.FirewallRule) string {
-	var lines []string
-	for _, args := range xtArgs(r) {
-		lines = append(lines, r.ChainName+" "+xtJoin(args))
-	}
-	return strings.Join(lines, "; ")
-}
+// This file reads rules of iptables, as iptables-save prints them, back into the model.
 
 // parsedRule is a rule of iptables-save, taken apart.
 type parsedRule struct {
@@ -168,17 +91,17 @@ func xtDecode(chain string, lines [][]string, o owner) []mvm.FirewallRule {
 		r.Target = xtTarget(p.target)
 		kind, ours := strings.CutPrefix(tag, network.Tag(o.id)+":")
 		if r.RuleType = kind; ours && r.Target != "" {
-			want := xtArgs(r)
+			want := network.IPTablesArgs(r)
 			if same := xtSame(p, want[0]); same && (len(want) == 1 || i+1 < len(lines) && xtSame(xtParse(lines[i+1]), want[1])) {
 				i += len(want) - 1
-				text := xtText(r)
+				text := network.TextIn(network.IPTables, r)
 				r.CommandString = &text
 				rules = append(rules, r)
 				continue
 			}
 		}
 		r.RuleType, r.Target = "", strings.Join(p.target, " ")
-		text := chain + " " + xtJoin(lines[i])
+		text := chain + " " + network.JoinArgs(lines[i])
 		r.CommandString = &text
 		rules = append(rules, r)
 	}
@@ -188,11 +111,11 @@ func xtDecode(chain string, lines [][]string, o owner) []mvm.FirewallRule {
 // xtTarget returns the model's target, "" for one that the model does not have.
 func xtTarget(t []string) string {
 	switch {
-	case slices.Equal(t, []string{targetReturn}):
+	case slices.Equal(t, []string{network.TargetReturn}):
 		return network.TargetAccept
 	case slices.Equal(t, []string{network.TargetDrop}), slices.Equal(t, []string{network.TargetMasquerade}):
 		return t[0]
-	case slices.Equal(t, markTarget):
+	case slices.Equal(t, network.IPTablesMark):
 		return network.TargetMark
 	case len(t) == 3 && t[0] == network.TargetDNAT && t[1] == "--to-destination":
 		if to, err := netip.ParseAddrPort(t[2]); err == nil {
@@ -206,17 +129,6 @@ func xtTarget(t []string) string {
 func xtSame(p parsedRule, args []string) bool {
 	q := xtParse(args)
 	return p.fields == q.fields && slices.Equal(p.match, q.match) && p.comment == q.comment && slices.Equal(p.target, q.target)
-}
-
-// xtJoin writes arguments as iptables-restore reads them.
-func xtJoin(args []string) string {
-	quoted := make([]string, len(args))
-	for i, a := range args {
-		if quoted[i] = a; a == "" || strings.ContainsAny(a, " \t\"'\\#;") {
-			quoted[i] = `"` + strings.NewReplacer(`\`, `\\`, `"`, `\"`).Replace(a) + `"`
-		}
-	}
-	return strings.Join(quoted, " ")
 }
 
 // xtSplit reads a line of iptables-save.

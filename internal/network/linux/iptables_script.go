@@ -86,7 +86,7 @@ type made map[string]string
 // script is a table's part of what iptables-restore reads.
 type script struct{ decls, lines []string }
 
-func (s *script) add(args ...string) { s.lines = append(s.lines, xtJoin(args)) }
+func (s *script) add(args ...string) { s.lines = append(s.lines, network.JoinArgs(args)) }
 
 // put makes the script that brings a group in place, or removes it where it has no
 // rules.
@@ -119,7 +119,7 @@ func (t *savedTable) chain(sc *script, g group, c string, m made) {
 		sc.decls = append(sc.decls, ":"+c+" - [0:0]")
 	}
 	for _, r := range rules {
-		for _, args := range xtArgs(r) {
+		for _, args := range network.IPTablesArgs(r) {
 			sc.add(append([]string{"-A", own}, args...)...)
 		}
 	}

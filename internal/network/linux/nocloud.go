@@ -21,7 +21,7 @@ func (k *Kernel) AllowNoCloud(ctx context.Context, n network.NoCloudSpec) error 
 	defer fw.close()
 	g := noCloudGroup(n)
 	was, err := fw.readOurs(ctx, n.Backend, g)
-	if err != nil {
+	if err != nil || was.right {
 		return err
 	}
 	return fw.put(ctx, n.Backend, g, was)

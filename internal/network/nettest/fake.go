@@ -50,10 +50,16 @@ type fakeLink struct {
 }
 
 type fakeTable struct {
-	owner  string // the tag; "" for somebody else's
-	rules  []mvm.FirewallRule
-	open   map[netip.Addr]time.Duration // of egress rules
-	denied network.Denials
+	owner   string // the tag; "" for somebody else's
+	rules   []mvm.FirewallRule
+	backend network.Backend
+	open    map[netip.Addr]time.Duration // of egress rules
+	denied  network.Denials
+}
+
+// has says whether a table holds just these rules, in this backend.
+func (t *fakeTable) has(rules []mvm.FirewallRule, b network.Backend) bool {
+	return t != nil && t.backend == b.OrDefault() && network.InPlace(rules, t.rules)
 }
 
 // begin takes the lock after looking at the context.
@@ -137,8 +143,10 @@ func (f *Fake) EnsureNetwork(ctx context.Context, s network.Spec) ([]network.Cha
 	step(l.addr != want, "address "+s.Bridge, network.Change{What: "address of " + s.Bridge, New: want.String()}, func() { l.addr = want })
 	step(!l.up, "up "+s.Bridge, network.Change{What: "state of " + s.Bridge, Old: "down", New: "up"}, func() { l.up = true })
 	t := f.tables[s.Bridge]
-	step(t == nil || !network.InPlace(network.Rules(s), t.rules), "rules "+s.Bridge, network.Change{What: "nftables table ip " + s.Bridge, New: "present"},
-		func() { f.tables[s.Bridge] = &fakeTable{owner: network.Tag(s.NetworkID), rules: network.Rules(s)} })
+	step(!t.has(network.Rules(s), s.Backend), "rules "+s.Bridge, network.Change{What: "rules of " + s.Bridge, New: "present"},
+		func() {
+			f.tables[s.Bridge] = &fakeTable{owner: network.Tag(s.NetworkID), rules: network.Rules(s), backend: s.Backend.OrDefault()}
+		})
 	step(s.ForwardsNeeded() && !f.forwarding, "forwarding", network.Change{What: network.ForwardingSysctl, Old: "0", New: "1"}, func() { f.forwarding = true })
 	step(s.Loopback && !l.localnet, "loopback "+s.Bridge, network.Change{What: "sysctl net.ipv4.conf." + s.Bridge + ".route_localnet", Old: "0", New: "1"},
 		func() { l.localnet = true })
@@ -202,8 +210,10 @@ func (f *Fake) Observe(ctx context.Context, s network.Spec) (network.Observed, e
 	}
 	o.Forwarding = f.forwarding
 	if t := f.tables[s.Bridge]; t != nil && t.owner == network.Tag(s.NetworkID) {
-		o.Rules = slices.Clone(t.rules)
-		o.Right = o.Active() && network.InPlace(network.Rules(s), t.rules) && (f.forwarding || !s.ForwardsNeeded()) &&
+		if t.backend == s.Backend.OrDefault() {
+			o.Rules = slices.Clone(t.rules)
+		}
+		o.Right = o.Active() && t.has(network.Rules(s), s.Backend) && (f.forwarding || !s.ForwardsNeeded()) &&
 			(!s.Loopback || f.links[s.Bridge].localnet)
 	}
 	return o, nil
@@ -239,7 +249,7 @@ func (f *Fake) AddTap(ctx context.Context, t network.TapSpec) error {
 	if err := f.effect(ctx, "guard "+t.Name); err != nil {
 		return err
 	}
-	f.tables[t.Name] = &fakeTable{owner: network.Tag(t.VMID), rules: network.GuestRules(t)}
+	f.tables[t.Name] = &fakeTable{owner: network.Tag(t.VMID), rules: network.GuestRules(t), backend: t.Backend.OrDefault()}
 	f.egress(t)
 	if err := f.effect(ctx, "attach "+t.Name); err != nil {
 		return err
@@ -345,7 +355,7 @@ func (f *Fake) AllowNoCloud(ctx context.Context, n network.NoCloudSpec) error {
 	if err := f.effect(ctx, "rules "+n.Table()); err != nil {
 		return err
 	}
-	f.tables[n.Table()] = &fakeTable{owner: network.Tag(n.VMID), rules: network.NoCloudRules(n)}
+	f.tables[n.Table()] = &fakeTable{owner: network.Tag(n.VMID), rules: network.NoCloudRules(n), backend: n.Backend.OrDefault()}
 	return nil
 }
 
@@ -379,7 +389,7 @@ func (f *Fake) ObserveTap(ctx context.Context, t network.TapSpec) (network.Obser
 		rules = slices.Concat(egress.rules, table.rules)
 	}
 	link := f.links[t.Name]
-	return network.ObservedTap{Rules: rules, Right: network.InPlace(want, rules) && (link == nil || link.limit == t.Limit)}, nil
+	return network.ObservedTap{Rules: rules, Right: table.backend == t.Backend.OrDefault() && network.InPlace(want, rules) && (link == nil || link.limit == t.Limit)}, nil
 }
 
 // Taps implements network.Kernel.
@@ -481,6 +491,16 @@ func (f *Fake) Tables() []string {
 	end, _ := f.begin(context.Background())
 	defer end()
 	return slices.Sorted(maps.Keys(f.tables))
+}
+
+// RulesIn says which backend has the rules of a name, "" where nothing does.
+func (f *Fake) RulesIn(name string) network.Backend {
+	end, _ := f.begin(context.Background())
+	defer end()
+	if t := f.tables[name]; t != nil {
+		return t.backend
+	}
+	return ""
 }
 
 // FlushTable removes the rules of a table, as 'nft flush table' does.

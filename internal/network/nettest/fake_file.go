@@ -30,10 +30,11 @@ type savedLink struct {
 }
 
 type savedTable struct {
-	Owner string
-	Rules []mvm.FirewallRule
-	Open  map[netip.Addr]time.Duration
-	Deny  network.Denials
+	Owner   string
+	Rules   []mvm.FirewallRule
+	Backend network.Backend
+	Open    map[netip.Addr]time.Duration
+	Deny    network.Denials
 }
 
 // share takes the file's lock and reads the host that it holds. The function
@@ -60,7 +61,7 @@ func (f *Fake) share(ctx context.Context) (func(), error) {
 		f.links[name] = &fakeLink{kind: l.Kind, alias: l.Alias, up: l.Up, addr: l.Addr, master: l.Master, isolated: l.Isolated, localnet: l.Localnet, limit: l.Limit}
 	}
 	for name, t := range s.Tables {
-		f.tables[name] = &fakeTable{t.Owner, t.Rules, t.Open, t.Deny}
+		f.tables[name] = &fakeTable{t.Owner, t.Rules, t.Backend, t.Open, t.Deny}
 	}
 	return func() {
 		defer lock.Unlock()
@@ -76,7 +77,7 @@ func (f *Fake) save() error {
 		s.Links[name] = savedLink{l.kind, l.alias, l.master, l.up, l.isolated, l.localnet, l.limit, l.addr}
 	}
 	for name, t := range f.tables {
-		s.Tables[name] = savedTable{t.owner, t.rules, t.open, t.denied}
+		s.Tables[name] = savedTable{t.owner, t.rules, t.backend, t.open, t.denied}
 	}
 	data, err := json.Marshal(s)
 	if err != nil {

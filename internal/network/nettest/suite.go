@@ -49,6 +49,7 @@ func Suite(t *testing.T, newHost func(t *testing.T) Host) {
 		{"a foreign tap is refused and untouched", foreignTap},
 		{"taps outlive their bridge", tapsOutlive},
 		{"the rules of a NoCloud server come and go", noCloud},
+		{"rules move from one backend to the other", backends},
 		{"a cancelled context stops everything", cancelled},
 		{"an incomplete spec is refused", invalidSpecs},
 	} {
@@ -235,6 +236,55 @@ func followSpec(t *testing.T, h Host) {
 	d := network.Diff(network.Rules(red), observe(t, h, s).Rules)
 	if len(d.Added) != 3 || len(d.Removed) != 0 || len(d.Kept) == 0 {
 		t.Errorf("between no NAT and NAT there are %d added, %d removed, %d kept", len(d.Added), len(d.Removed), len(d.Kept))
+	}
+}
+
+// backends moves all kinds of rules back and forth. Where the other backend's
+// programs are missing it cannot.
+func backends(t *testing.T, h Host) {
+	s := red
+	tap, plain := TapOf("vm1", red, "172.27.0.2"), TapOf("vm2", red, "172.27.0.3")
+	tap.Publish = []network.Publish{{Protocol: "tcp", HostPort: 80, GuestPort: 80}}
+	nc := NoCloudOf("vm1", red, "172.27.0.2", 8001)
+	for _, b := range []network.Backend{network.NFTables, network.IPTables, network.NFTables} {
+		s.Backend, tap.Backend, plain.Backend, nc.Backend = b, b, b, b
+		if o := observe(t, h, s); o.Right {
+			t.Errorf("the rules are in %s already", b)
+		}
+		if _, err := h.EnsureNetwork(t.Context(), s); b == network.IPTables && errors.Is(err, mvm.ErrUnavailable) {
+			t.Skipf("needs iptables: %v", err)
+		}
+		addTap(t, h, tap)
+		addTap(t, h, plain)
+		if err := h.AllowNoCloud(t.Context(), nc); err != nil {
+			t.Fatal(err)
+		}
+		wantActive(t, h, s)
+		for _, v := range []network.TapSpec{tap, plain} {
+			if o, err := h.ObserveTap(t.Context(), v); err != nil || !o.Right {
+				t.Errorf("with %s, right is %v, %v", b, o.Right, err)
+			}
+		}
+		if changes := ensure(t, h, s); len(changes) != 0 {
+			t.Errorf("with %s, ensuring again changed %v", b, changes)
+		}
+		other := s
+		if other.Backend = network.IPTables; b == network.IPTables {
+			other.Backend = network.NFTables
+		}
+		if o := observe(t, h, other); o.Right || len(o.Rules) > 0 {
+			t.Errorf("with %s, %s has %v", b, other.Backend, o.Rules)
+		}
+	}
+	s.Backend = "pf"
+	_, err := h.EnsureNetwork(t.Context(), s)
+	wantKind(t, err, mvm.ErrInvalid)
+	s.Backend = ""
+	if err := errors.Join(h.RemoveNoCloud(t.Context(), nc), h.RemoveTap(t.Context(), tap), h.RemoveTap(t.Context(), plain), h.RemoveNetwork(t.Context(), s)); err != nil {
+		t.Fatal(err)
+	}
+	if h.HasTable(red.Bridge) || h.HasTable(tap.Name) || h.HasTable(nc.Table()) {
+		t.Error("rules are left")
 	}
 }
 
