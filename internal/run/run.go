@@ -83,7 +83,7 @@ func (h *Host) Started() int64 { return h.started.Load() }
 
 // Run implements Runner.
 func (h *Host) Run(ctx context.Context, c Cmd) (Result, error) {
-	path, err := look(c.Name)
+	path, err := Look(c.Name)
 	if err != nil {
 		e := mvm.Errorf(mvm.ErrUnavailable, "the program %s is not installed", c.Name)
 		if p := packages[c.Name]; p != "" {
@@ -131,8 +131,8 @@ func (h *Host) Run(ctx context.Context, c Cmd) (Result, error) {
 	return Result{Stdout: out.Bytes(), Stderr: tail.buf}, nil
 }
 
-// look finds a tool, also in the directories that the PATH of an ordinary user lacks.
-func look(name string) (string, error) {
+// Look finds a tool, also in the directories that the PATH of an ordinary user lacks.
+func Look(name string) (string, error) {
 	path, err := exec.LookPath(name)
 	if err != nil && !strings.Contains(name, "/") {
 		for _, dir := range []string{"/usr/sbin/", "/sbin/"} {

@@ -5,7 +5,6 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
-	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -228,11 +227,10 @@ func xtExplain(err error, what string) error {
 
 // isLegacy says whether the host's iptables is the one that does not use nftables.
 func isLegacy() bool {
-	for _, name := range []string{"iptables-restore", "/usr/sbin/iptables-restore", "/sbin/iptables-restore"} {
-		if path, err := exec.LookPath(name); err == nil {
-			path, err = filepath.EvalSymlinks(path)
-			return err == nil && strings.Contains(filepath.Base(path), "legacy")
-		}
+	path, err := run.Look("iptables-restore")
+	if err != nil {
+		return false
 	}
-	return false
+	path, err = filepath.EvalSymlinks(path)
+	return err == nil && strings.Contains(filepath.Base(path), "legacy")
 }
