@@ -67,4 +67,7 @@ func (x xtChains) FlushTable(name string) {
 	for chain, table := range x.chains(name) {
 		x.ns.Run("iptables", "-t", table, "-F", chain)
 	}
+	if strings.Contains(x.ns.Run("nft", "list", "tables"), "table ip "+name+"\n") { // what is nftables' with either
+		x.ns.Run("nft", "flush", "table", "ip", name)
+	}
 }
