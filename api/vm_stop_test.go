@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -192,6 +193,33 @@ func TestSkipCleanup(t *testing.T) {
 		t.Error(err)
 	}
 	if diff := cmp.Diff([]string{}, w.state()); diff != "" {
+		t.Errorf("something is left:\n%s", diff)
+	}
+}
+
+// A batch that is all or none is none when it is interrupted after its first VM was
+// made.
+func TestAtomicBatchInterrupted(t *testing.T) {
+	w := newWorld(t)
+	m := w.open()
+	w.stock(m)
+	if _, err := m.VM.Create(t.Context(), VMCreateInput{Name: "other", NoAgent: true}); err != nil {
+		t.Fatal(err)
+	}
+	before := w.state()
+	ctx, interrupt := context.WithCancel(t.Context())
+	defer interrupt()
+	n := parallelCreates + 4
+	var begun atomic.Int32
+	res, err := m.VM.Create(ctx, VMCreateInput{Name: "web", NoAgent: true, Count: &n, Atomic: true}, OnProgress(func(e mvm.ProgressEvent) {
+		if strings.HasPrefix(e.Message, "creating ") && begun.Add(1) == parallelCreates+1 { // so one is made
+			interrupt()
+		}
+	}))
+	if err == nil || len(res.VMs) != 0 {
+		t.Errorf("made %d, %v", len(res.VMs), err)
+	}
+	if diff := cmp.Diff(before, w.state()); diff != "" {
 		t.Errorf("something is left:\n%s", diff)
 	}
 }

@@ -28,11 +28,11 @@ import (
 const (
 	// labTime bounds a run of the lab guest, which takes two to three minutes
 	// where nothing else runs.
-	labTime = 15 * time.Minute
+	labTime = 30 * time.Minute
 	// silence is how long the console may say nothing. All that the tests in the
 	// lab wait for ends sooner, so then the lab guest itself stands still: in one
 	// of about ten runs emulated SVM hangs with all its CPUs busy.
-	silence = 4 * time.Minute
+	silence = 8 * time.Minute
 	boots   = 2 // a lab guest that stood still is booted again
 )
 
@@ -112,7 +112,7 @@ func suite(t *testing.T, tests, cgroups string) {
 		files:   map[string]string{"/lab/vmlinux": l.vmlinux, "/lab/initrd": nested, "/lab/test": test},
 		script: "for n in 0 1 2; do tunctl -t lab$n && ip link set lab$n up; done\necho 140 >/proc/sys/vm/nr_hugepages\n" +
 			"MVM_TEST_FIRECRACKER=/bin/firecracker MVM_TEST_KERNEL=/lab/vmlinux MVM_TEST_INITRD=/lab/initrd " +
-			"MVM_TEST_TAPS=\"lab0 lab1 lab2\" MVM_TEST_REQUIRE=root,kvm,firecracker /lab/test -test.v -test.count=1 -test.run '" + tests + "' -test.timeout 12m",
+			"MVM_TEST_TAPS=\"lab0 lab1 lab2\" MVM_TEST_REQUIRE=root,kvm,firecracker /lab/test -test.v -test.count=1 -test.run '" + tests + "' -test.timeout 28m",
 	})
 }
 

@@ -34,7 +34,7 @@ func TestNewUser(t *testing.T) {
 		disk:    disk,
 		script: "mkdir -p /var/lib/mvm && mount -t ext4 /dev/vda /var/lib/mvm && " +
 			insideVariable + "=1 MVM_CACHE_DIR=/var/lib/mvm/cache MVM_CONFIG_DIR=/var/lib/mvm/config MVM_TEST_FIRECRACKER=/bin/firecracker " +
-			"/lab/test -test.v -test.count=1 -test.run 'TestNewUser$' -test.timeout 13m",
+			"/lab/test -test.v -test.count=1 -test.run 'TestNewUser$' -test.timeout 28m",
 	})
 }
 

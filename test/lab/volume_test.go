@@ -30,7 +30,7 @@ func TestVolumes(t *testing.T) {
 		disk:    disk,
 		script: "mkdir -p /var/lib/mvm && mount -t ext4 /dev/vda /var/lib/mvm && " +
 			insideVariable + "=1 MVM_CACHE_DIR=/var/lib/mvm/cache MVM_CONFIG_DIR=/var/lib/mvm/config " +
-			"/lab/test -test.v -test.count=1 -test.run 'TestVolumes$' -test.timeout 13m",
+			"/lab/test -test.v -test.count=1 -test.run 'TestVolumes$' -test.timeout 28m",
 	})
 }
 
@@ -38,7 +38,7 @@ func TestVolumes(t *testing.T) {
 func volumesInside(t *testing.T) {
 	u := user{t}
 	u.must("init", "--non-interactive")
-	u.must("config", "set", "settings.vm", "ready_timeout_sec", "150")
+	u.must("config", "set", "settings.vm", "ready_timeout_sec", "320")
 	if code, _, stderr := u.try("vm", "create", "fc", "--image", "tiny", "--volume", "cow"); code == 0 || !strings.Contains(stderr, `volume "cow" is qcow2, and firecracker takes raw volumes only`) {
 		t.Errorf("a qcow2 volume: exit %d, %s", code, stderr)
 	}

@@ -57,7 +57,7 @@ func realBench(t *testing.T) bench {
 	testenv.Require(t, "firecracker", "kvm")
 	b := bench{
 		binary: os.Getenv(testenv.FirecrackerVariable), kernel: os.Getenv("MVM_TEST_KERNEL"),
-		initrd: os.Getenv("MVM_TEST_INITRD"), taps: strings.Fields(os.Getenv("MVM_TEST_TAPS")), patience: 2 * time.Minute,
+		initrd: os.Getenv("MVM_TEST_INITRD"), taps: strings.Fields(os.Getenv("MVM_TEST_TAPS")), patience: 4 * time.Minute,
 	}
 	if b.kernel == "" || b.initrd == "" {
 		t.Skip("MVM_TEST_KERNEL and MVM_TEST_INITRD name no guest; see test/lab")

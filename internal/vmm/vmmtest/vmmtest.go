@@ -53,7 +53,7 @@ type Fixture struct {
 
 // limit bounds whatever a test waits for. It is no measure: a busy machine takes
 // its time.
-const limit = 2 * time.Minute
+const limit = 4 * time.Minute
 
 // Run runs the suite.
 func Run(t *testing.T, fixture func(t *testing.T) Fixture) {
