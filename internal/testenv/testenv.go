@@ -53,6 +53,7 @@ var needs = map[string]func() string{
 	"nft":        program("nft", "nftables"),
 	"ip":         program("ip", "iproute2"),
 	"rpm":        program("rpm", "rpm"),
+	"sfdisk":     program("sfdisk", "fdisk"),
 	"busybox":    program("apt-get", "apt"), // it is fetched as a package, and not installed
 }
 
