@@ -30,6 +30,9 @@ func Probe(path string) (Info, error) {
 	return info, fault(err, "read disk", path, 0)
 }
 
+// ProbeAt is Probe for a disk, or a part of one, that is open.
+func ProbeAt(r io.ReaderAt) (Info, error) { return probe(r) }
+
 func probe(r io.ReaderAt) (Info, error) {
 	for _, p := range []struct {
 		off  int64
