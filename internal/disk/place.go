@@ -12,6 +12,13 @@ import (
 	"github.com/mvmctl/mvm"
 )
 
+// Create makes the file dst with mode 0600 and what fill writes, whole or not at
+// all, also for a process that is killed meanwhile. One that is there is kept:
+// mvm.ErrExists.
+func Create(dst string, fill func(*os.File) error) error {
+	return fault(create(dst, fill), "write", dst, 0)
+}
+
 // create makes the file dst with mode 0600 and whatever fill writes, whole or
 // not at all. The file has no name until it is complete where the file system
 // can do that, so that a process killed in between leaves nothing. A dst that

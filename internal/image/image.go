@@ -37,6 +37,9 @@ type Built struct {
 	AllocatedBytes int64  // on the host
 	MinimumMiB     int    // the least size that a disk made from it can have
 	Packages       int    // how many packages are in it
+	Format         string // what an import was made from: "qcow2", "tar in zst"
+	PackedBytes    int64  // of the compressed file, where there is that alone; see Packed
+	Warnings       []string
 }
 
 // RootLabel is the label of the file systems made here.

@@ -2,6 +2,7 @@ package image
 
 import (
 	"bytes"
+	"context"
 	"debug/elf"
 	"encoding/binary"
 	"errors"
@@ -18,6 +19,7 @@ import (
 
 	"github.com/mvmctl/mvm"
 	"github.com/mvmctl/mvm/internal/disk"
+	"github.com/mvmctl/mvm/internal/run"
 )
 
 // contents is what an image says about itself.
@@ -36,6 +38,48 @@ var (
 	releaseFiles = []string{"usr/lib/os-release", "etc/os-release"}
 	programs     = []string{"usr/bin/dash", "usr/bin/bash", "bin/busybox", "usr/bin/busybox", "bin/bash", "bin/dash", "usr/lib/systemd/systemd", "sbin/init", "bin/sh", "usr/bin/sh"}
 )
+
+// peek looks into the root file system.
+func (im *importer) peek(ctx context.Context, name string) contents {
+	if im.root.info.FS == "btrfs" {
+		return im.peekBtrfs(ctx)
+	}
+	return peekFile(name, im.root.info)
+}
+
+// btrfsPaths are the files that peekBtrfs takes out, also from subvolumes called
+// as distributions call their root's. Each directory on the way has to match.
+const btrfsPaths = `^/((root|@|@rootfs)(/)?)?(usr(|/lib(|/os-release)|/bin(|/bash|/dash|/busybox))|etc(|/os-release)|bin(|/busybox))?$`
+
+// peekBtrfs has btrfs(8) take out a few files, in the box. Where it is not
+// installed nothing is told.
+func (im *importer) peekBtrfs(ctx context.Context) contents {
+	work := im.s.path("work")
+	if !im.b.root {
+		im.b.single = true
+	}
+	if im.b.check(ctx, work) != nil || im.giveToBox(im.at(rootName)) != nil {
+		return contents{}
+	}
+	if _, err := im.b.inBox(ctx, work, run.Cmd{Name: "mkdir", Args: []string{"peek"}}); err != nil {
+		return contents{}
+	}
+	if _, err := im.b.inBox(ctx, work, boxTool("btrfs", "restore", "-s", "-i", "--path-regex", btrfsPaths, rootName, "peek")); err != nil {
+		return contents{}
+	}
+	for _, dir := range []string{"", "root", "@", "@rootfs"} {
+		root, err := os.OpenRoot(work + "/peek/" + dir) // what leads out of it is refused
+		if err != nil {
+			continue
+		}
+		c := peek(func() (fs.FS, error) { return root.FS(), nil })
+		_ = root.Close()
+		if c != (contents{}) {
+			return c
+		}
+	}
+	return contents{}
+}
 
 // peekFile looks into the file system in a file, which is not mounted. The
 // content is not trusted: readers that fail in whatever way tell nothing.

@@ -10,6 +10,7 @@ import (
 	"github.com/mvmctl/mvm"
 	"github.com/mvmctl/mvm/internal/apt"
 	"github.com/mvmctl/mvm/internal/disk"
+	"github.com/mvmctl/mvm/internal/run"
 )
 
 // BuildTiny makes the image "tiny": busybox as init and everything else, and the
@@ -25,12 +26,26 @@ const (
 	distroSpace = 1 << 30
 )
 
-// build is what all builds have in common: the stage, and cleaning up.
+// build is what all builds have in common: the stage, cleaning up, and what the
+// finished file says.
 func build(ctx context.Context, o Options, need int64, make func(builder, *stage) (Built, error)) (Built, error) {
-	b := newBuilder(o.Runner)
-	s, err := newStage(ctx, b, o.Dest)
+	return inStage(ctx, o.Runner, o.Dest, need, func(b builder, s *stage) (Built, error) {
+		built, err := make(b, s)
+		if err != nil {
+			return Built{}, err
+		}
+		built.Path = path.Join(s.dest, rootFile)
+		return built, built.describe(s.path("out/" + rootFile))
+	})
+}
+
+// inStage has an image made in a stage, and makes what is in its directory "out"
+// the destination. need is how many bytes that takes on disk at least.
+func inStage(ctx context.Context, r run.Runner, dest string, need int64, make func(builder, *stage) (Built, error)) (Built, error) {
+	b := newBuilder(r)
+	s, err := newStage(ctx, b, dest)
 	if err != nil && mvm.HintOf(err) == "" && ctx.Err() == nil {
-		err = mvm.Errorf(mvm.ErrUnavailable, "cannot prepare the build: %w", err).WithHint("check that %s can be written", path.Dir(o.Dest))
+		err = mvm.Errorf(mvm.ErrUnavailable, "cannot prepare the build: %w", err).WithHint("check that %s can be written", path.Dir(dest))
 	}
 	if err != nil {
 		return Built{}, err
@@ -46,14 +61,7 @@ func build(ctx context.Context, o Options, need int64, make func(builder, *stage
 	if err != nil {
 		return Built{}, err
 	}
-	if err := built.describe(s.path("out/" + rootFile)); err != nil {
-		return Built{}, err
-	}
-	if err := s.commit(); err != nil {
-		return Built{}, err
-	}
-	built.Path = path.Join(s.dest, rootFile)
-	return built, nil
+	return built, s.commit()
 }
 
 func (b builder) tiny(ctx context.Context, o Options, s *stage) (Built, error) {

@@ -54,6 +54,11 @@ var needs = map[string]func() string{
 	"ip":         program("ip", "iproute2"),
 	"rpm":        program("rpm", "rpm"),
 	"sfdisk":     program("sfdisk", "fdisk"),
+	"xfsprogs":   program("mkfs.xfs", "xfsprogs"),
+	"bzip2":      program("bzip2", "bzip2"),
+
+	"btrfs-progs":       program("mkfs.btrfs", "btrfs-progs"),
+	"squashfs-tools-ng": program("gensquashfs", "squashfs-tools-ng"),
 	"busybox":    program("apt-get", "apt"), // it is fetched as a package, and not installed
 }
 

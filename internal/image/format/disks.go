@@ -3,6 +3,7 @@ package format
 import (
 	"bytes"
 	"encoding/binary"
+	"errors"
 	"io"
 	"strings"
 
@@ -19,7 +20,7 @@ func CheckDisk(r io.ReaderAt, size int64, format string, limit int64) (int64, er
 	case Raw:
 		virtual = size
 	case Qcow2:
-		virtual, err = checkQcow2(r)
+		virtual, err = checkQcow2(r, size)
 	case VHD:
 		virtual, err = checkVHD(r, size)
 	case VMDK:
@@ -45,7 +46,7 @@ func other(what string) error {
 }
 
 // checkQcow2 reads the header (QEMU, docs/interop/qcow2.txt; big-endian).
-func checkQcow2(r io.ReaderAt) (int64, error) {
+func checkQcow2(r io.ReaderAt, size int64) (int64, error) {
 	b, err := window(r, 0, 104)
 	if err != nil {
 		return 0, err
@@ -72,7 +73,35 @@ func checkQcow2(r io.ReaderAt) (int64, error) {
 	if virtual > 1<<62 {
 		return 0, broken("its header says that the disk has %d bytes", virtual)
 	}
-	return int64(virtual), nil
+	return int64(virtual), tablesWithin(r, size, be.Uint64(b[40:]), be.Uint32(b[36:]), be.Uint32(b[20:]))
+}
+
+// tablesWithin holds the tables of a qcow2 file within it: QEMU takes what is
+// behind a file's end for zeros, and so for clusters that nothing was written to.
+func tablesWithin(r io.ReaderAt, size int64, l1 uint64, entries, clusterBits uint32) error {
+	const most = 4 << 20 // entries, as QEMU has it (QCOW_MAX_L1_SIZE)
+	const offset = 0x00fffffffffffe00
+	if clusterBits < 9 || clusterBits > 21 || entries > most || l1 > 1<<56 {
+		return broken("its qcow2 header makes no sense")
+	}
+	cluster := int64(1) << clusterBits
+	buf := make([]byte, 64<<10)
+	for at, left := int64(l1), int64(entries)*8; left > 0; {
+		part := buf[:min(left, int64(len(buf)))]
+		if n, err := r.ReadAt(part, at); n < len(part) {
+			if err == nil || errors.Is(err, io.EOF) {
+				return broken("it is cut short: its table of clusters is missing")
+			}
+			return err
+		}
+		for e := part; len(e) > 0; e = e[8:] {
+			if l2 := int64(binary.BigEndian.Uint64(e) & offset); l2 != 0 && l2 > size-cluster {
+				return broken("it is cut short: a table of clusters is missing")
+			}
+		}
+		at, left = at+int64(len(part)), left-int64(len(part))
+	}
+	return nil
 }
 
 // vhdFooterBytes is the size of the footer, of which dynamic disks have a copy in

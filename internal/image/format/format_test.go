@@ -135,7 +135,10 @@ func qcow(change func([]byte)) []byte {
 	b := make([]byte, 512)
 	copy(b, "QFI\xfb")
 	binary.BigEndian.PutUint32(b[4:], 3)
+	binary.BigEndian.PutUint32(b[20:], 16)
 	binary.BigEndian.PutUint64(b[24:], 1<<30)
+	binary.BigEndian.PutUint32(b[36:], 2)
+	binary.BigEndian.PutUint64(b[40:], 256)
 	change(b)
 	return b
 }
@@ -158,6 +161,9 @@ var hostile = map[string]struct {
 	"empty":                   {nil, mvm.ErrInvalid, "empty"},
 	"qcow2 cut":               {[]byte("QFI\xfb\x00\x00\x00\x03"), mvm.ErrBroken, "cut short"},
 	"qcow2 cut after 72":      {qcow(func([]byte) {})[:90], mvm.ErrBroken, "cut short"},
+	"qcow2 without a table":   {qcow(func(b []byte) { b[46] = 9 }), mvm.ErrBroken, "cut short"},
+	"qcow2 table cut":         {qcow(func(b []byte) { b[260] = 1 }), mvm.ErrBroken, "cut short"},
+	"qcow2 of odd clusters":   {qcow(func(b []byte) { b[23] = 60 }), mvm.ErrBroken, "no sense"},
 	"qcow2 of 8 EiB":          {qcow(func(b []byte) { b[24] = 0xff }), mvm.ErrBroken, "its header says"},
 	"qcow2 of 2 TiB":          {qcow(func(b []byte) { binary.BigEndian.PutUint64(b[24:], 2<<40) }), mvm.ErrInvalid, "more than the 1024 GiB"},
 	"qcow2 of nothing":        {qcow(func(b []byte) { clear(b[24:32]) }), mvm.ErrBroken, "0 bytes"},
@@ -227,6 +233,9 @@ func TestLooksIntoCompressedFiles(t *testing.T) {
 		t.Fatal(err)
 	}
 	skippable := append([]byte("\x50\x2a\x4d\x18\x04\x00\x00\x00abcd"), squeeze("zst", archive.Bytes())...)
+	if got, err := check(qcow(func([]byte) {})); err != nil || got.Format != Qcow2 {
+		t.Error(got, err)
+	}
 	for name, c := range map[string]struct {
 		file []byte
 		want Kind
