@@ -8,7 +8,7 @@ import (
 
 	"github.com/klauspost/compress/gzip"
 	"github.com/klauspost/compress/zstd"
-	"github.com/ulikunitz/xz"
+	"github.com/xi2/xz"
 
 	"github.com/mvmctl/mvm"
 )
@@ -36,7 +36,9 @@ func Decompress(r io.Reader) (io.ReadCloser, error) {
 			return d.IOReadCloser(), nil
 		}
 	case bytes.HasPrefix(head, []byte{0xfd, '7', 'z', 'X', 'Z', 0}):
-		out, err = xz.ReaderConfig{DictCap: maxXZDict}.NewReader(br)
+		// xi2's holds the limit; ulikunitz's has none, and takes a stream that is cut
+		// between two blocks for a whole one.
+		out, err = xz.NewReader(br, maxXZDict)
 	case bytes.HasPrefix(head, []byte("BZh")):
 		out = bzip2.NewReader(br)
 	default:
