@@ -140,6 +140,9 @@ func (l *loading) fill(ctx context.Context, part *os.File) error {
 	}
 	resumed := have > 0
 	if err := l.load(ctx, part); err != nil {
+		if end, _ := part.Seek(0, io.SeekEnd); end == 0 || errors.Is(err, mvm.ErrInvalid) {
+			_ = os.Remove(part.Name()) // nothing to go on with
+		}
 		return err
 	}
 	err = l.verify(part)

@@ -60,17 +60,21 @@ type Got struct {
 // key of the upstream is known.
 func (f *Fetcher) Fetch(ctx context.Context, file File) (Got, error) {
 	got, err := f.fetch(ctx, file)
-	if err == nil || mvm.HintOf(err) != "" && errors.As(err, new(*mvm.Error)) {
-		return got, err
+	switch {
+	case err == nil:
+		return got, nil
+	case mvm.HintOf(err) != "":
+		return Got{}, err
 	}
-	return got, mvm.Wrap(err, "download", Shown(file.URL))
+	return Got{}, mvm.Wrap(err, "download", Shown(file.URL))
 }
 
 func (f *Fetcher) fetch(ctx context.Context, file File) (Got, error) {
 	if file.Unchecked {
-		got, err := f.unknown(ctx, file, nil)
-		got.Verification = mvm.VerifiedNot
-		return got, err
+		return f.unknown(ctx, file, func(_ string, p *mvm.Provenance) error {
+			p.Verification = mvm.VerifiedNot
+			return nil
+		})
 	}
 	got := Got{Provenance: mvm.Provenance{Source: Shown(file.URL), Verification: mvm.VerifiedChecksum}}
 	digest := file.Digest
@@ -177,23 +181,21 @@ func (f *Fetcher) signed(ctx context.Context, file File) (Got, error) {
 	if err != nil {
 		return Got{}, err
 	}
-	by := ""
-	got, err := f.unknown(ctx, file, func(path string) error {
+	return f.unknown(ctx, file, func(path string, p *mvm.Provenance) error {
 		r, err := os.Open(path)
 		if err != nil {
 			return err
 		}
 		defer func() { _ = r.Close() }()
-		by, err = keys.verifyDetached(r, sig)
+		p.Verification = mvm.VerifiedSignature
+		p.SignedBy, err = keys.verifyDetached(r, sig)
 		return mvm.Wrap(err, "trust", Shown(file.URL))
 	})
-	got.Verification, got.SignedBy = mvm.VerifiedSignature, by
-	return got, err
 }
 
 // unknown fetches a file whose digest is not known before it is there. Only what
-// check accepts gets into the cache.
-func (f *Fetcher) unknown(ctx context.Context, file File, check func(path string) error) (Got, error) {
+// check accepts, and then says how, gets into the cache.
+func (f *Fetcher) unknown(ctx context.Context, file File, check func(path string, p *mvm.Provenance) error) (Got, error) {
 	incoming := filepath.Join(f.Dir, "incoming")
 	if err := os.MkdirAll(incoming, 0o755); err != nil {
 		return Got{}, mvm.Errorf(mvm.ErrUnavailable, "cannot make the download cache: %w", err).WithHint("check that %s can be written", f.Dir)
@@ -212,10 +214,9 @@ func (f *Fetcher) unknown(ctx context.Context, file File, check func(path string
 	if err := Fetch(ctx, f.options(file, path, "")); err != nil {
 		return Got{}, err
 	}
-	if check != nil {
-		if err := check(path); err != nil {
-			return Got{}, err
-		}
+	got := Got{Provenance: mvm.Provenance{Source: Shown(file.URL)}}
+	if err := check(path, &got.Provenance); err != nil {
+		return Got{}, err
 	}
 	r, err := os.Open(path)
 	if err != nil {
@@ -226,11 +227,11 @@ func (f *Fetcher) unknown(ctx context.Context, file File, check func(path string
 	if err != nil {
 		return Got{}, err
 	}
-	blob, err := f.blob(digest)
-	if err == nil {
-		err = os.Rename(path, blob)
+	got.Digest = string(digest)
+	if got.Path, err = f.blob(digest); err != nil {
+		return Got{}, err
 	}
-	return Got{blob, mvm.Provenance{Source: Shown(file.URL), Digest: string(digest)}}, err
+	return got, os.Rename(path, got.Path)
 }
 
 // sweep removes what downloads that were killed have left.

@@ -32,9 +32,10 @@ func (l *loading) parts(ctx context.Context, first *http.Response, part *os.File
 	defer cancel()
 	from := first.Request.URL.String() // after redirects, so that each part does not repeat them
 	queue := make(chan chan piece, l.Parallel-1)
+	begin := offset
 	go func() {
 		defer close(queue)
-		for at := offset; at < total; at += l.chunk {
+		for at := begin; at < total; at += l.chunk {
 			size := min(l.chunk, total-at)
 			slot := make(chan piece, 1)
 			select {
@@ -43,7 +44,7 @@ func (l *loading) parts(ctx context.Context, first *http.Response, part *os.File
 				return
 			}
 			go func() {
-				if at == offset {
+				if at == begin {
 					slot <- readPiece(ctx, first.Body, size)
 					_ = first.Body.Close()
 					return

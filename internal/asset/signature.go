@@ -35,7 +35,7 @@ type Keyring struct {
 // none, those that are shipped. mvm.ErrNotFound when there are none at all.
 func LoadKeyring(name, dir string) (*Keyring, error) {
 	if name == "" || strings.ContainsAny(name, "/\\") || strings.HasPrefix(name, ".") {
-		return nil, mvm.Errorf(mvm.ErrInvalid, "%s is no name of a key", mvm.Quote(name))
+		return nil, mvm.Errorf(mvm.ErrInvalid, "%s is no name of a key", mvm.Quote(name)).WithHint("a name is like kernel.org")
 	}
 	if dir != "" {
 		for _, ending := range []string{".asc", ".gpg"} {
@@ -126,4 +126,16 @@ func (k *Keyring) bad(err error) error {
 		why = "its signature by " + k.Name + " does not match: " + err.Error()
 	}
 	return mvm.Errorf(mvm.ErrBroken, "%s", why).WithHint("%s", hint)
+}
+
+// fingerprints of all keys.
+func (k *Keyring) fingerprints() []string {
+	var all []string
+	for _, e := range k.keys {
+		all = append(all, fmt.Sprintf("%X", e.PrimaryKey.Fingerprint))
+	}
+	for _, b := range k.bare {
+		all = append(all, fmt.Sprintf("%X", b.Fingerprint))
+	}
+	return all
 }
