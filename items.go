@@ -81,6 +81,18 @@ type KernelPullResult struct {
 	Item         *KernelItem `json:"item,omitempty"`
 }
 
+// VersionInfo is something that can be pulled.
+type VersionInfo struct {
+	Type      string `json:"type"`    // "official", "firecracker", …
+	Version   string `json:"version"` // as pull takes it
+	Arch      string `json:"arch,omitempty"`
+	Released  string `json:"released,omitempty"` // date, "" when unknown
+	Note      string `json:"note,omitempty"`     // "longterm", "prerelease", …
+	Source    string `json:"source,omitempty"`   // where it is
+	Bytes     int64  `json:"bytes,omitempty"`    // what is downloaded; 0 when unknown
+	IsPresent bool   `json:"is_present"`         // it is in the cache
+}
+
 // BinaryItem is a VMM binary: firecracker, jailer or a QEMU found on the host.
 type BinaryItem struct {
 	ID          string            `json:"id"`

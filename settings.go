@@ -72,4 +72,6 @@ var settings = []Setting{
 	{"defaults.cloudinit", "nocloud_port_range_start", "int", "8000", "first port of the NoCloud servers"},
 	{"defaults.cloudinit", "nocloud_port_range_end", "int", "9000", "last port of the NoCloud servers"},
 	{"defaults.binary", "remote_version_limit", "int", "5", "versions listed"},
+	{"defaults.binary", "remote_list_cache_ttl", "int", "14400", "seconds a version listing is kept"},
+	{"defaults.binary", "repository", "string", "https://github.com/firecracker-microvm/firecracker.git", "git repository that binary pull --git-ref builds from"},
 }

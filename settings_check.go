@@ -27,6 +27,7 @@ var limits = map[string][2]int{
 	"defaults.cloudinit.nocloud_port_range_start": {1, 65535},
 	"defaults.cloudinit.nocloud_port_range_end":   {1, 65535},
 	"defaults.binary.remote_version_limit":        {1, 1000},
+	"defaults.binary.remote_list_cache_ttl":       {0, 365 * 86400},
 }
 
 // choices are all values of string settings that take only some, by CATEGORY.KEY.

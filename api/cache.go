@@ -159,17 +159,18 @@ type PruneAllResult struct {
 	Network  *PruneResult `json:"network,omitempty"`
 	Image    *PruneResult `json:"image,omitempty"`
 	Kernel   *PruneResult `json:"kernel,omitempty"`
+	Binary   *PruneResult `json:"binary,omitempty"`
 	Misc     *PruneResult `json:"misc,omitempty"`
 	Combined int64        `json:"freed_bytes"`
 }
 
 // Prunable are the resources that can be pruned, in the order that frees most: an
 // image is free when its VMs are gone.
-func Prunable() []string { return []string{"vm", "network", "image", "kernel", "misc"} }
+func Prunable() []string { return []string{"vm", "network", "image", "kernel", "binary", "misc"} }
 
 // Each calls f for every resource that was pruned, in order.
 func (r *PruneAllResult) Each(f func(what string, res *PruneResult)) {
-	for i, res := range []*PruneResult{r.VM, r.Network, r.Image, r.Kernel, r.Misc} {
+	for i, res := range []*PruneResult{r.VM, r.Network, r.Image, r.Kernel, r.Binary, r.Misc} {
 		if res != nil {
 			f(Prunable()[i], res)
 		}
@@ -192,6 +193,7 @@ func (o *CacheOperation) PruneAll(ctx context.Context, in PruneInput, only ...st
 		{func() (*PruneResult, error) { return o.PruneNetworks(ctx, in) }, &res.Network},
 		{func() (*PruneResult, error) { return o.PruneImages(ctx, in) }, &res.Image},
 		{func() (*PruneResult, error) { return o.PruneKernels(ctx, in) }, &res.Kernel},
+		{func() (*PruneResult, error) { return o.PruneBinaries(ctx, in) }, &res.Binary},
 		{func() (*PruneResult, error) { return o.PruneMisc(ctx, in) }, &res.Misc},
 	} {
 		if len(only) > 0 && !want[Prunable()[i]] {

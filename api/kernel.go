@@ -14,8 +14,10 @@ import (
 
 // The types of kernel.
 const (
-	kernelDebian   = "debian"
-	kernelImported = "imported"
+	kernelFirecracker = "firecracker"
+	kernelOfficial    = "official"
+	kernelDebian      = "debian"
+	kernelImported    = "imported"
 )
 
 // ListAll returns the kernels in the cache, newest first within a type.
@@ -67,60 +69,6 @@ func (o *KernelOperation) SetDefault(ctx context.Context, in KernelInput) (*mvm.
 	return o.core.st.GetKernel(ctx, k.ID)
 }
 
-// Pull gets a kernel. Type debian is the distribution's own cloud kernel, from
-// the host's package mirror; it is not installed on the host.
-func (o *KernelOperation) Pull(ctx context.Context, in KernelPullInput, opts ...Option) (*mvm.KernelPullResult, error) {
-	c, progress := o.core, options(opts).progress
-	typ := firstOf(in.KernelType, kernelDebian)
-	if typ != kernelDebian {
-		return nil, mvm.Errorf(mvm.ErrUnsupported, "kernels of type %s cannot be pulled in this version", mvm.Quote(typ)).
-			WithHint("use 'mvm kernel pull debian', or bring a file with 'mvm kernel import'")
-	}
-	st, err := c.open(ctx)
-	if err != nil {
-		return nil, err
-	}
-	unlock, err := c.lockAsset(ctx, "kernel-"+typ)
-	if err != nil {
-		return nil, err
-	}
-	defer unlock()
-	all, err := c.kernels(ctx, st)
-	if err != nil {
-		return nil, err
-	}
-	for _, k := range all {
-		if !in.Force && k.Type == typ && k.IsPresent && (in.Version == "" || in.Version == k.Version) {
-			res := pullResult(k, "kernel "+k.Type+":"+k.Version+" is there already")
-			return res, c.maybeDefaultKernel(ctx, st, k, in.SetDefault, len(all) == 1)
-		}
-	}
-	got, err := kernel.Debian(ctx, kernel.DebianOptions{Runner: c.runner, WorkDir: c.paths.downloads(), DestDir: c.paths.kernels(), Version: in.Version, Progress: progress})
-	if err != nil {
-		return nil, mvm.Wrap(err, "pull kernel", typ)
-	}
-	item := &mvm.KernelItem{
-		ID: newID(), Name: "vmlinux-debian-" + got.Version, BaseName: "vmlinux-debian", Version: got.Version, Arch: got.Arch, Type: typ,
-		Path: c.paths.rel(got.Vmlinux), ModulesPath: c.paths.rel(got.ModulesDir), IsPresent: true, CreatedAt: now(), UpdatedAt: now(),
-	}
-	for _, k := range all { // pulled again: the same kernel keeps its id, for the VMs that refer to it
-		if k.Type == typ && k.Version == item.Version && k.Arch == item.Arch {
-			item.ID, item.CreatedAt, item.IsDefault = k.ID, k.CreatedAt, k.IsDefault
-		}
-	}
-	if err := st.UpsertKernel(ctx, item); err != nil {
-		return nil, err
-	}
-	if err := c.maybeDefaultKernel(ctx, st, item, in.SetDefault, len(all) == 0); err != nil {
-		return nil, err
-	}
-	return pullResult(item, "extracted the uncompressed image of "+got.Package), nil
-}
-
-func pullResult(k *mvm.KernelItem, info string) *mvm.KernelPullResult {
-	return &mvm.KernelPullResult{Path: k.Path, Version: k.Version, Arch: k.Arch, KernelType: k.Type, Warnings: []string{}, InfoMessages: []string{info}, Item: k}
-}
-
 // maybeDefaultKernel makes a kernel the default when that was asked for, or when
 // it is the only one.
 func (c *core) maybeDefaultKernel(ctx context.Context, st *store.Store, k *mvm.KernelItem, asked, only bool) error {
@@ -166,6 +114,7 @@ func (o *KernelOperation) Import(ctx context.Context, in KernelImportInput, _ ..
 	item := &mvm.KernelItem{
 		ID: id, Name: in.Name, BaseName: in.Name, Version: version, Arch: info.Arch, Type: kernelImported,
 		Path: c.paths.rel(got.Path), IsPresent: true, CreatedAt: now(), UpdatedAt: now(),
+		Provenance: mvm.Provenance{Source: in.SourcePath, Verification: mvm.VerifiedLocal},
 	}
 	if err := st.InsertKernel(ctx, item); err != nil {
 		return nil, errors.Join(mvm.Wrap(err, "import kernel", in.Name), os.RemoveAll(filepath.Dir(got.Path)))

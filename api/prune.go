@@ -105,6 +105,40 @@ func (o *CacheOperation) PruneKernels(ctx context.Context, in PruneInput) (*Prun
 	return c.pruneAssets(ctx, in, "kernel", store.UseKernel, assets)
 }
 
+// PruneBinaries removes the releases that no VM runs on. The default one is kept
+// unless All is set; one in use is kept always, and so is the host's QEMU.
+func (o *CacheOperation) PruneBinaries(ctx context.Context, in PruneInput) (*PruneResult, error) {
+	c := o.core
+	st, err := c.open(ctx)
+	if err != nil {
+		return nil, err
+	}
+	binaries, err := c.binaryItems(ctx, st)
+	if err != nil {
+		return nil, err
+	}
+	res := &PruneResult{Removed: []string{}}
+	var errs []error
+	for _, b := range binaries {
+		users, err := st.ListVMsUsing(ctx, store.UseBinary, b.ID)
+		if err != nil {
+			return res, err
+		}
+		if len(users) > 0 || b.IsDefault && !in.All {
+			continue
+		}
+		size := usage(c.paths.abs(b.Path))
+		if !in.DryRun {
+			if err := c.removeBinary(ctx, b, false); err != nil {
+				errs = append(errs, mvm.Wrap(err, "remove binary", b.Name+":"+b.Version))
+				continue
+			}
+		}
+		res.Removed, res.Bytes = append(res.Removed, b.Name+":"+b.Version), res.Bytes+size
+	}
+	return res, errors.Join(errs...)
+}
+
 // unused is an image or kernel that may be pruned.
 type unused struct {
 	name, id, path string

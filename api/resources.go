@@ -24,11 +24,43 @@ type KernelInput struct{ Identifiers []string }
 
 // KernelPullInput is a kernel to get.
 type KernelPullInput struct {
-	KernelType string // "debian"
-	Version    string
-	Arch       string
+	KernelType string // "firecracker", "official" or "debian" ("")
+	Version    string // "" is the newest; of official kernels defaults.kernel version
+	Arch       string // "x86_64", "arm64"; "" is this host's. Only firecracker has others
 	SetDefault bool
 	Force      bool // get it again
+
+	// Of firecracker and official kernels.
+	SkipChecksum bool
+	NoCache      bool   // ask for listings anew
+	Checksum     string // what the file has to hash to, for a kernel without published checksum (firecracker)
+
+	// Of official kernels, which are built.
+	Jobs         int // 0 takes defaults.kernel build_jobs
+	KeepBuildDir bool
+	CleanBuild   bool
+	KernelConfig string   // path of a file with options of your own
+	Features     []string // see kernel features: "kvm", "nftables", …
+	Base         string   // "firecracker" (""), "minimal" or a file: what the configuration begins with
+	Source       string   // "kernel.org" ("") or "package": the distribution's linux-source
+}
+
+// KernelInspect is a kernel with what its file says.
+type KernelInspect struct {
+	Kernel   *mvm.KernelItem `json:"kernel"`
+	File     *KernelFile     `json:"file"`     // nil where it is missing
+	Features []string        `json:"features"` // which of those that pull knows it has; null when it does not say
+	VMs      []string        `json:"vms"`      // that boot it
+}
+
+// KernelFile is what a kernel's file says.
+type KernelFile struct {
+	Format   string `json:"format"` // "elf", "bzimage", "image"
+	Bytes    int64  `json:"bytes"`
+	Says     string `json:"says"`      // the version in the file, "" when it says none
+	PVH      bool   `json:"pvh"`       // QEMU can boot it as an ELF file
+	PVMGuest bool   `json:"pvm_guest"` // boots under a KVM without hardware virtualisation
+	Config   bool   `json:"config"`    // it holds its configuration
 }
 
 // KernelImportInput is a kernel file to take over.

@@ -27,6 +27,7 @@ type Options struct {
 	Arch         string // "x86_64" or "aarch64"; "" is this host's
 	BaseURL      string // of the releases; "" is GitHub's
 	SkipChecksum bool
+	Again        bool // download it even if it is there
 	Fetcher      *asset.Fetcher
 	Runner       run.Runner
 	Progress     mvm.ProgressFunc
@@ -64,7 +65,7 @@ func PullFirecracker(ctx context.Context, version string, o Options) (Release, e
 
 func (o Options) pull(ctx context.Context, version string) (Release, error) {
 	if o.Arch == "" {
-		o.Arch = map[string]string{"amd64": "x86_64", "arm64": "aarch64"}[runtime.GOARCH]
+		o.Arch = hostArch()
 	}
 	if o.Arch != "x86_64" && o.Arch != "aarch64" {
 		return Release{}, mvm.Errorf(mvm.ErrUnsupported, "Firecracker has no releases for %q", o.Arch).
@@ -81,11 +82,10 @@ func (o Options) pull(ctx context.Context, version string) (Release, error) {
 		Firecracker: filepath.Join(o.Dir, "firecracker-v"+version),
 		Jailer:      filepath.Join(o.Dir, "jailer-v"+version),
 	}
-	if o.says(ctx, rel.Firecracker, "Firecracker", version) == nil && o.says(ctx, rel.Jailer, "Jailer", version) == nil {
+	if !o.Again && o.says(ctx, rel.Firecracker, "Firecracker", version) == nil && o.says(ctx, rel.Jailer, "Jailer", version) == nil {
 		return rel, nil
 	}
-	name := fmt.Sprintf("firecracker-v%s-%s.tgz", version, o.Arch)
-	url := fmt.Sprintf("%s/v%s/%s", o.BaseURL, version, name)
+	url := fmt.Sprintf("%s/v%s/%s", o.BaseURL, version, archiveName(version, o.Arch))
 	got, err := o.Fetcher.Fetch(ctx, asset.File{
 		URL: url, MaxBytes: maxArchive, Sums: &asset.Sums{URL: url + ".sha256.txt"}, Unchecked: o.SkipChecksum,
 	})
@@ -98,6 +98,14 @@ func (o Options) pull(ctx context.Context, version string) (Release, error) {
 	o.Fetcher.Forget(got) // the programs are kept, so nobody asks for it again
 	rel.Provenance = got.Provenance
 	return rel, nil
+}
+
+func hostArch() string {
+	return map[string]string{"amd64": "x86_64", "arm64": "aarch64"}[runtime.GOARCH]
+}
+
+func archiveName(version, arch string) string {
+	return fmt.Sprintf("firecracker-v%s-%s.tgz", version, arch)
 }
 
 // install unpacks the two programs, asks each for its version and puts them in

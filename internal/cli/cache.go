@@ -30,10 +30,10 @@ type cachePruneOptions struct {
 func newCachePrune(a *app) *cobra.Command {
 	var o cachePruneOptions
 	cmd := &cobra.Command{
-		Use:   "prune [vm] [network] [image] [kernel] [misc]",
+		Use:   "prune [vm] [network] [image] [kernel] [binary] [misc]",
 		Short: "Remove what nobody uses",
-		Long: `Remove VMs that do not run, and networks, images and kernels that no VM uses; misc
-is what can be fetched or made again: downloads, temporary files. Without a word all of
+		Long: `Remove VMs that do not run, and networks, images, kernels and binaries that no VM uses;
+misc is what can be fetched or made again: downloads, temporary files. Without a word all of
 these. Default ones are kept, and what a VM uses always. With --all also VMs that run,
 and unused defaults. On a terminal you are asked first.`,
 		Example: "  mvm cache prune --dry-run\n  mvm cache prune image kernel\n  mvm cache prune vm --all --force",

@@ -26,9 +26,12 @@ var withoutCommand = map[string]string{
 	"Cache.PruneNetworks": "cache prune network does it, by Cache.PruneAll",
 	"Cache.PruneImages":   "cache prune image does it, by Cache.PruneAll",
 	"Cache.PruneKernels":  "cache prune kernel does it, by Cache.PruneAll",
+	"Cache.PruneBinaries": "cache prune binary does it, by Cache.PruneAll",
 	"Cache.PruneMisc":     "cache prune misc does it, by Cache.PruneAll",
 
 	"Network.CreateDefaultNetwork": "init and the first VM make it",
+	"Binary.EnsureDefault":         "init does it where KVM works",
+	"Kernel.Get":                   "kernel inspect shows more, by Kernel.Inspect",
 	"Network.Get":                  "network inspect shows more, by Network.Inspect",
 }
 
