@@ -45,14 +45,14 @@ func (o *NetworkOperation) Inspect(ctx context.Context, in NetworkInput) (*Netwo
 	if err != nil {
 		return nil, err
 	}
-	n, err := o.core.findNetwork(helper.WithRules(ctx), st, in)
+	n, seen, err := o.core.lookUpNetwork(helper.WithRules(ctx), st, in)
 	if err != nil {
 		return nil, err
 	}
 	if err := rowsOfRules(ctx, st, n); err != nil {
 		return nil, err
 	}
-	out := &NetworkInspect{Network: n, Leases: n.Leases, Rules: n.IPTablesRules, VMs: []string{}}
+	out := &NetworkInspect{Network: n, Leases: n.Leases, Rules: n.IPTablesRules, VMs: []string{}, Passages: passagesOf(seen)}
 	vms, err := (&VMOperation{o.core}).ListAll(ctx)
 	if err != nil {
 		return nil, err
@@ -174,21 +174,48 @@ func findDefaultNetwork(ctx context.Context, q store.Queries, name string) (*mvm
 	return named, nil
 }
 
+func passagesOf(seen network.Observed) []NetworkPassage {
+	all := []NetworkPassage{}
+	for _, p := range seen.Passages {
+		all = append(all, NetworkPassage{Program: p.Program, Place: p.Place, Open: p.Open})
+	}
+	return all
+}
+
+// warnOfPassages says what keeps a network's guests in, and what can be done.
+func (c *core) warnOfPassages(n *mvm.NetworkItem, seen network.Observed) {
+	for _, p := range seen.Passages {
+		switch {
+		case p.Open:
+		case p.Ours:
+			c.notice("guests of network " + n.Name + " do not get through the rules of " + p.Program + " yet; run 'mvm network sync " + n.Name + "'")
+		default:
+			c.notice("guests of network " + n.Name + " do not get out: " + p.Place + ", and is not ours to change; have it accept what comes from interface " + n.Bridge + " and what goes to it")
+		}
+	}
+}
+
 func (c *core) findNetwork(ctx context.Context, st *store.Store, in NetworkInput) (*mvm.NetworkItem, error) {
+	n, _, err := c.lookUpNetwork(ctx, st, in)
+	return n, err
+}
+
+func (c *core) lookUpNetwork(ctx context.Context, st *store.Store, in NetworkInput) (*mvm.NetworkItem, network.Observed, error) {
+	var seen network.Observed
 	sel, err := one("network", in.Identifiers)
 	if err != nil {
-		return nil, err
+		return nil, seen, err
 	}
 	nets, err := st.ListNetworks(ctx)
 	if err != nil {
-		return nil, err
+		return nil, seen, err
 	}
 	n, err := pick("network", sel, "see 'mvm network ls'", networkCandidates(nets))
 	if err != nil {
-		return nil, err
+		return nil, seen, err
 	}
-	_, err = c.observeNetwork(ctx, st, n)
-	return n, err
+	seen, err = c.observeNetwork(ctx, st, n)
+	return n, seen, err
 }
 
 // observeNetwork fills in what the kernel and the leases say of a network.

@@ -80,7 +80,8 @@ func (c *core) createNetwork(ctx context.Context, in NetworkCreateInput) (*mvm.N
 	if err != nil {
 		return nil, err
 	}
-	_, err = c.observeNetwork(ctx, st, plan.item)
+	seen, err := c.observeNetwork(ctx, st, plan.item)
+	c.warnOfPassages(plan.item, seen)
 	return plan.item, err
 }
 

@@ -148,7 +148,7 @@ func TestNetworkCreateRefuses(t *testing.T) {
 	}
 	w.root = false
 	_, err := m.Network.Create(t.Context(), NetworkCreateInput{Name: "x"})
-	refused(t, err, mvm.ErrPrivilege, "sudo mvm network create x")
+	refused(t, err, mvm.ErrPrivilege, "creating a network needs root")
 	w.root = true
 	if diff := cmp.Diff(before, w.networks()); diff != "" {
 		t.Errorf("a refusal left something:\n%s", diff)
@@ -231,7 +231,7 @@ func TestNetworkRemove(t *testing.T) {
 	}
 	refused(t, remove(false, "lab"), mvm.ErrConflict, "web")
 	w.root = false
-	refused(t, remove(true, "lab"), mvm.ErrPrivilege, "sudo mvm network rm lab")
+	refused(t, remove(true, "lab"), mvm.ErrPrivilege, "removing a network needs root")
 	w.root = true
 	if err := remove(true, "lab", "spare"); err != nil {
 		t.Fatal(err)
@@ -322,7 +322,7 @@ func TestNetworkSync(t *testing.T) {
 	}
 	w.root = false
 	_, err = m.Network.Sync(ctx, NetworkInput{})
-	refused(t, err, mvm.ErrPrivilege, "sudo mvm network sync")
+	refused(t, err, mvm.ErrPrivilege, "mending networks needs root")
 }
 
 func mustGet(t *testing.T, m *Client, name string) *mvm.NetworkItem {

@@ -14,6 +14,17 @@ type NetworkInspect struct {
 	Leases  []*mvm.NetworkLeaseItem `json:"leases"`
 	Rules   []*mvm.FirewallRule     `json:"rules"`
 	VMs     []string                `json:"vms"`
+
+	// Passages are where other programs drop what they do not accept.
+	Passages []NetworkPassage `json:"passages"`
+}
+
+// NetworkPassage is a place where another program drops what it does not accept, and
+// so would drop what comes from guests or goes to them.
+type NetworkPassage struct {
+	Program string `json:"program"` // Docker, ufw, iptables, nftables
+	Place   string `json:"place"`   // the chain that has our rules, or the one that drops
+	Open    bool   `json:"open"`    // what the network needs is accepted there
 }
 
 // KernelOperation manages guest kernels.

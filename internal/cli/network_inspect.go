@@ -14,8 +14,9 @@ func newNetworkInspect(a *app) *cobra.Command {
 		Use:   "inspect NETWORK...",
 		Short: "Show all about networks",
 		Long: `Show networks with their leases, and the firewall rules of the network and its VMs
-as they are in the kernel. With --json one network
-gives an object, several give an array.`,
+as they are in the kernel. Where another program, such as Docker or ufw, drops what
+it does not know, it says whether guests get through, and by rules in which of its
+chains. With --json one network gives an object, several give an array.`,
 		Example:           "  mvm network inspect default --json",
 		Args:              needs(1, -1, "a network"),
 		ValidArgsFunction: a.completeNetworks(0),
@@ -64,5 +65,17 @@ func networkTree(out *render.Output, n *api.NetworkInspect) error {
 			rules.Children = append(rules.Children, render.Node{Value: *r.CommandString})
 		}
 	}
-	return out.Tree("Network: "+n.Network.Name, append(nodes, leases, rules))
+	nodes = append(nodes, leases, rules)
+	if len(n.Passages) > 0 {
+		others := render.Node{Label: "other programs"}
+		for _, p := range n.Passages {
+			is := "open"
+			if !p.Open {
+				is = "closed"
+			}
+			others.Children = append(others.Children, render.Node{Label: p.Program, Value: is + ": " + p.Place})
+		}
+		nodes = append(nodes, others)
+	}
+	return out.Tree("Network: "+n.Network.Name, nodes)
 }

@@ -43,8 +43,9 @@ import (
 // mvm.ErrNotFound for a tap whose bridge is missing, mvm.ErrUnsupported where
 // the kernel lacks something, mvm.ErrUnavailable for the rest.
 type Kernel interface {
-	// EnsureNetwork makes the bridge with the gateway's address, up, and the
-	// firewall rules Rules(s); with NAT or published ports it turns on IPv4
+	// EnsureNetwork makes the bridge with the gateway's address, up, the firewall
+	// rules Rules(s), and PassageRules(s) where other programs drop what they do
+	// not accept; with NAT or published ports it turns on IPv4
 	// forwarding. It returns what it changed, which is nothing when all was right.
 	EnsureNetwork(ctx context.Context, s Spec) ([]Change, error)
 
@@ -184,6 +185,10 @@ type Observed struct {
 	Gateway    bool // the bridge has the gateway's address
 	Forwarding bool // the host forwards IPv4
 	Rules      []mvm.FirewallRule
+
+	// Passages are what of other programs is in the guests' way, and whether it lets
+	// them through.
+	Passages []Passage
 
 	// Right says that EnsureNetwork would change nothing.
 	Right bool

@@ -71,7 +71,7 @@ var packages = map[string]string{
 	"qemu-img": "qemu-utils", "qemu-system-x86_64": "qemu-system-x86", "mmdebstrap": "mmdebstrap",
 	"debootstrap": "debootstrap", "ssh-keygen": "openssh-client", "ssh": "openssh-client",
 	"sqfs2tar": "squashfs-tools-ng", "mkfs.xfs": "xfsprogs", "mkfs.btrfs": "btrfs-progs",
-	"iptables-save": "iptables", "iptables-restore": "iptables",
+	"iptables-save": "iptables", "iptables-restore": "iptables", "iptables-legacy-save": "iptables", "iptables-legacy-restore": "iptables",
 	"apt-get": "apt", "apt-cache": "apt", "dpkg-deb": "dpkg", "newuidmap": "uidmap",
 }
 

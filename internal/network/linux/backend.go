@@ -84,7 +84,7 @@ func (k *Kernel) openFilters() (*filters, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &filters{fw, map[network.Backend]backend{network.NFTables: nft{fw}, network.IPTables: iptables{fw, k.run}}}, nil
+	return &filters{fw, map[network.Backend]backend{network.NFTables: nft{fw}, network.IPTables: iptables{fw: fw, run: k.run}}}, nil
 }
 
 // in returns a backend, which is nftables where none is named.

@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"slices"
 	"strings"
 
 	"github.com/vishvananda/netlink"
@@ -51,10 +52,19 @@ func (k *Kernel) EnsureNetwork(ctx context.Context, spec network.Spec) ([]networ
 		return changes, err
 	}
 	if !was.right {
-		if err := fw.put(ctx, spec.Backend, rules, was); err != nil {
+		if err := fw.in(spec.Backend).put(ctx, rules, was); err != nil {
 			return changes, err
 		}
 		changes = append(changes, network.Change{What: fw.in(spec.Backend).title(rules), Old: presence(was.exists), New: "present"})
+	}
+	opened, err := k.ensurePassages(ctx, fw, spec)
+	if changes = append(changes, opened...); err != nil {
+		return changes, err
+	}
+	if !was.right { // only now: a passage may have led to them
+		if err := fw.removeExcept(ctx, spec.Backend.OrDefault(), rules); err != nil {
+			return changes, err
+		}
 	}
 	if spec.ForwardsNeeded() && ctx.Err() == nil {
 		change, err := ensureForwarding()
@@ -238,6 +248,9 @@ func (k *Kernel) RemoveNetwork(ctx context.Context, spec network.Spec) error {
 		return err
 	}
 	defer fw.close()
+	if err := k.removePassages(ctx, fw, spec.NetworkID); err != nil {
+		return err
+	}
 	return fw.remove(ctx, networkGroup(spec))
 }
 
@@ -285,5 +298,9 @@ func (k *Kernel) Observe(ctx context.Context, spec network.Spec) (network.Observ
 	o.Rules = rules.rules
 	o.Right = o.Active() && rules.right && (o.Forwarding || !spec.ForwardsNeeded()) &&
 		(!spec.Loopback || routesLocalnet(spec.Bridge))
+	if o.Passages, err = fw.passages(spec); err != nil {
+		return o, err
+	}
+	o.Right = o.Right && !slices.ContainsFunc(o.Passages, func(p network.Passage) bool { return p.Ours && !p.Open })
 	return o, nil
 }

@@ -25,8 +25,17 @@ import (
 // Rules are read by iptables-save and written by iptables-restore, which puts each
 // table in place in one transaction and leaves chains that it does not name alone.
 type iptables struct {
-	fw  *firewall
-	run run.Runner
+	fw      *firewall
+	run     run.Runner
+	flavour string // "-nft" or "-legacy"; "" for what is iptables on this host
+}
+
+// program returns the name of a tool of this flavour.
+func (x iptables) program(suffix string) string {
+	if _, err := run.Look("iptables" + x.flavour + suffix); err != nil && x.flavour == "-nft" {
+		return "iptables" + suffix // where there is only one, it has no other name
+	}
+	return "iptables" + x.flavour + suffix
 }
 
 // firewallLock keeps two processes of ours from changing iptables at once: they share
@@ -85,11 +94,15 @@ func (x iptables) present(g group) (bool, error) {
 		}
 	}
 	if tables := legacyTables(); len(tables) > 0 && isLegacy() {
-		blobs, err := legacyRules(tables)
-		if err != nil {
-			return false, explain(err, "read the rules of iptables-legacy")
+		for _, table := range tables {
+			_, entries, err := legacyTable(table)
+			if err != nil {
+				return false, explain(err, "read the rules of iptables-legacy")
+			}
+			if slices.ContainsFunc(network.Chains(), func(c string) bool { return strings.Contains(string(entries), ownChain(c, g)+"\x00") }) {
+				return true, nil
+			}
 		}
-		return slices.ContainsFunc(network.Chains(), func(c string) bool { return strings.Contains(blobs, ownChain(c, g)+"\x00") }), nil
 	}
 	return false, nil
 }
@@ -193,16 +206,19 @@ func (x iptables) change(ctx context.Context, plan func(saved) (string, error)) 
 	if err != nil || script == "" {
 		return err
 	}
-	_, err = x.run.Run(ctx, run.Cmd{Name: "iptables-restore", Args: []string{"--noflush", "-w"}, Stdin: strings.NewReader(script)})
+	_, err = x.run.Run(ctx, run.Cmd{Name: x.program("-restore"), Args: []string{"--noflush", "-w"}, Stdin: strings.NewReader(script)})
 	if err != nil {
 		return xtExplain(err, "write rules of iptables")
+	}
+	if x.flavour != "" {
+		return ctx.Err()
 	}
 	return x.tidy(ctx, s)
 }
 
 // save reads all rules of iptables.
 func (x iptables) save(ctx context.Context) (saved, error) {
-	res, err := x.run.Run(ctx, run.Cmd{Name: "iptables-save"})
+	res, err := x.run.Run(ctx, run.Cmd{Name: x.program("-save")})
 	if err != nil {
 		return nil, xtExplain(err, "read the rules of iptables")
 	}

@@ -2,9 +2,6 @@ package linux
 
 import (
 	"errors"
-	"os"
-	"os/exec"
-	"path/filepath"
 	"regexp"
 	"slices"
 	"strings"
@@ -146,12 +143,22 @@ COMMIT
 // counters are what iptables-save counts of a chain's packets.
 var counters = regexp.MustCompile(` \[\d+:\d+\]$`)
 
+// rulesOfAll are all rules of a host.
+func rulesOfAll(h *nettest.RealHost) string {
+	return outputs(h, [][]string{{"iptables-save"}, {"nft", "-s", "list", "ruleset"}})
+}
+
 // state is all of a host that networks and taps may change.
 func state(h *nettest.RealHost) string {
+	return rulesOfAll(h) + outputs(h, [][]string{
+		{"ip", "address"}, {"ip", "route", "show", "table", "all"}, {"ip", "neighbour"}, {"sysctl", "net.ipv4", "net.ipv6", "net.bridge"},
+	})
+}
+
+// outputs are what commands print, without what changes by itself.
+func outputs(h *nettest.RealHost, cmds [][]string) string {
 	var b strings.Builder
-	for _, cmd := range [][]string{
-		{"iptables-save"}, {"nft", "list", "ruleset"}, {"ip", "address"}, {"ip", "route", "show", "table", "all"}, {"ip", "neighbour"}, {"sysctl", "net.ipv4", "net.ipv6", "net.bridge"},
-	} {
+	for _, cmd := range cmds {
 		for _, line := range strings.Split(h.RunAnyway(cmd[0], cmd[1:]...), "\n") {
 			if !strings.HasPrefix(line, "#") { // dates
 				b.WriteString(counters.ReplaceAllString(line, "") + "\n")
@@ -180,6 +187,8 @@ func TestHostIsAsItWas(t *testing.T) {
 			{"one chain alone", func() {
 				h.Run("nft", "add table ip filter; add chain ip filter FORWARD { type filter hook forward priority 0 ; policy accept ; }")
 			}},
+			{"Docker is there", func() { h.Restore(nettest.DockerRules) }},
+			{"ufw is there", func() { h.Restore(nettest.UFWRules) }},
 			{"others have rules", func() {
 				h.Restore(foreignRules)
 				h.Run("nft", `add table inet mvm-redder; add chain inet mvm-redder c; add table netdev guard; add table bridge mvm-red; add chain bridge mvm-red c`)
@@ -253,17 +262,7 @@ func TestBackendIsSwitched(t *testing.T) {
 
 // Hosts whose iptables does not use nftables.
 func TestLegacyIPTables(t *testing.T) {
-	dir := t.TempDir()
-	for _, tool := range []string{"iptables", "iptables-save", "iptables-restore"} {
-		legacy, err := exec.LookPath("/usr/sbin/" + strings.Replace(tool, "iptables", "iptables-legacy", 1))
-		if err != nil {
-			t.Skip("needs iptables-legacy")
-		}
-		if err := os.Symlink(legacy, filepath.Join(dir, tool)); err != nil {
-			t.Fatal(err)
-		}
-	}
-	t.Setenv("PATH", dir+":"+os.Getenv("PATH"))
+	legacyFirst(t)
 	h := newHost(t, network.IPTables)
 	if len(legacyTablesIn(h)) > 0 {
 		t.Fatal("a new namespace has tables")

@@ -161,31 +161,24 @@ const (
 	iptEntriesAt  = 40
 )
 
-// legacyRules returns the rules of tables as the kernel hands them out, in which the
-// names of chains stand.
-func legacyRules(tables []string) (string, error) {
+// legacyTable returns what the kernel says of a table (struct ipt_getinfo), and its
+// rules, in which the names of chains and comments stand.
+func legacyTable(name string) (info, entries []byte, err error) {
 	s, err := unix.Socket(unix.AF_INET, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.IPPROTO_RAW)
 	if err != nil {
-		return "", err
+		return nil, nil, err
 	}
 	defer func() { _ = unix.Close(s) }()
-	var all strings.Builder
-	for _, table := range tables {
-		info := make([]byte, iptInfoLen)
-		copy(info[:iptNameLen-1], table)
-		if err := getsockopt(s, iptGetInfo, info); err != nil {
-			return "", err
-		}
-		size := binary.NativeEndian.Uint32(info[iptInfoLen-4:])
-		entries := make([]byte, iptEntriesAt+size)
-		copy(entries[:iptNameLen-1], table)
-		binary.NativeEndian.PutUint32(entries[iptNameLen:], size)
-		if err := getsockopt(s, iptGetEntries, entries); err != nil {
-			return "", err
-		}
-		all.Write(entries[iptEntriesAt:])
+	info = make([]byte, iptInfoLen)
+	copy(info[:iptNameLen-1], name)
+	if err := getsockopt(s, iptGetInfo, info); err != nil {
+		return nil, nil, err
 	}
-	return all.String(), nil
+	size := binary.NativeEndian.Uint32(info[iptInfoLen-4:])
+	all := make([]byte, iptEntriesAt+size)
+	copy(all[:iptNameLen-1], name)
+	binary.NativeEndian.PutUint32(all[iptNameLen:], size)
+	return info, all[iptEntriesAt:], getsockopt(s, iptGetEntries, all)
 }
 
 func getsockopt(s, option int, buf []byte) error {

@@ -25,6 +25,9 @@ type Fake struct {
 	Routes    []network.Route
 	Addresses []network.Address
 
+	// Passages are what other programs have in the way of guests.
+	Passages []network.Passage
+
 	// File, if set, holds the host instead of memory: all Fakes with that file,
 	// also of other processes, are one host. One that is killed leaves each
 	// method's effect whole or not there.
@@ -208,7 +211,7 @@ func (f *Fake) Observe(ctx context.Context, s network.Spec) (network.Observed, e
 		}
 		o.Exists, o.Up, o.Gateway = true, l.up, l.addr == netip.PrefixFrom(s.Gateway, s.Subnet.Bits())
 	}
-	o.Forwarding = f.forwarding
+	o.Forwarding, o.Passages = f.forwarding, f.Passages
 	if t := f.tables[s.Bridge]; t != nil && t.owner == network.Tag(s.NetworkID) {
 		if t.backend == s.Backend.OrDefault() {
 			o.Rules = slices.Clone(t.rules)
