@@ -4,11 +4,13 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/mvmctl/mvm"
+	"github.com/mvmctl/mvm/internal/guest"
 	"github.com/mvmctl/mvm/internal/vmm"
 )
 
@@ -120,6 +122,32 @@ func TestSnapshotMeetsAFile(t *testing.T) {
 		}
 		if err := os.Remove(theirs); err != nil {
 			t.Fatal(err)
+		}
+	}
+}
+
+// A guest that says that it is another machine now, and is not, is no restored VM.
+func TestRestoreOfAStubbornGuest(t *testing.T) {
+	w, m, g := snapshotWorld(t)
+	ctx := t.Context()
+	if _, err := m.Snapshot.Create(ctx, SnapshotCreateInput{VM: "web", Name: "warm"}); err != nil {
+		t.Fatal(err)
+	}
+	before := w.state()
+	for name, tc := range map[string]struct {
+		heeds func(*guest.NewIdentity) bool
+		says  string
+	}{
+		"it stays who it was": {func(*guest.NewIdentity) bool { return false }, "host key"},
+		"it keeps its name":   {func(n *guest.NewIdentity) bool { n.Config.Hostname = "web"; return true }, `calls itself "web" after it was named "copy"`},
+	} {
+		g.heeds = tc.heeds
+		_, err := m.Snapshot.Restore(ctx, SnapshotRestoreInput{Snapshot: "warm", Name: "copy", Resume: true})
+		if err == nil || !strings.Contains(err.Error(), tc.says) {
+			t.Errorf("%s: %v", name, err)
+		}
+		if diff := cmp.Diff(before, w.state()); diff != "" {
+			t.Errorf("%s: something is left:\n%s", name, diff)
 		}
 	}
 }

@@ -23,6 +23,8 @@ type testGuest struct {
 	port  func(port int) bool                        // whether something listens; nil: nothing does
 	exec  func(e wire.Exec, stdio io.ReadWriter) int // nil: every command fails to start
 
+	heeds func(*guest.NewIdentity) bool // changes what a guest is made, or says that it stays who it was; nil: it becomes that
+
 	mu   sync.Mutex
 	asks []string                     // the requests, in order
 	ids  map[string]guest.NewIdentity // by the VM that they were given to
@@ -115,6 +117,9 @@ func (g *testGuest) conn(c net.Conn, vmID, name, hostKey string, off func()) {
 func (g *testGuest) become(vmID string, data []byte) {
 	var next guest.NewIdentity
 	if json.Unmarshal(data, &next) != nil {
+		return
+	}
+	if g.heeds != nil && !g.heeds(&next) {
 		return
 	}
 	g.mu.Lock()

@@ -126,6 +126,9 @@ func TestTheEndIsWrittenDown(t *testing.T) {
 				t.Errorf("the events are %q", e)
 			}
 			w.must("start")
+			if v := w.row(); v.ExitCode != nil || v.StatusReason != "" {
+				t.Errorf("started again, it still ended with %v, %q", v.ExitCode, v.StatusReason)
+			}
 			w.must("rm")
 		})
 	}
