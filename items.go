@@ -63,6 +63,9 @@ type KernelItem struct {
 	DeletedAt *string           `json:"deleted_at"`
 	VMs       []*VMInstanceItem `json:"vms,omitempty"`
 
+	// PVMGuest says that the kernel boots where KVM is paravirtual (kvm_pvm).
+	PVMGuest bool `json:"pvm_guest"`
+
 	// ModulesPath is the directory of the kernel's modules relative to the
 	// cache directory, "" where everything needed is built in.
 	ModulesPath string `json:"modules_path,omitempty"`

@@ -9,6 +9,7 @@ import (
 	"github.com/mvmctl/mvm"
 	"github.com/mvmctl/mvm/internal/cloudinit"
 	"github.com/mvmctl/mvm/internal/helper"
+	"github.com/mvmctl/mvm/internal/host"
 	"github.com/mvmctl/mvm/internal/network"
 	"github.com/mvmctl/mvm/internal/network/linux"
 	"github.com/mvmctl/mvm/internal/op"
@@ -34,7 +35,8 @@ type core struct {
 	isRoot         func() bool
 	access         func(what string) error // refuses who is not root and may not ask the helper
 	checkJail      func(dir string) error
-	startRestarter func() error                // a process that restarts VMs
+	startRestarter func() error // a process that restarts VMs
+	checkKVM       func() host.KVM
 	listens        func(network.Publish) error // refuses a port that a program of the host listens on
 	serve          func(context.Context, cloudinit.Server) (proc.Identity, error)
 	endProcesses   func(ctx context.Context, vmID string, grace time.Duration) error
@@ -63,7 +65,7 @@ func newCore(cfg Config) (*core, error) {
 		}
 	}
 	c := &core{cfg: cfg, paths: p, agent: cfg.Executable, runner: &run.Host{}, net: linux.New(), listens: portTaken, isRoot: func() bool { return os.Geteuid() == 0 }, checkJail: firecracker.CheckJail}
-	c.access, c.packageFiles = helper.Access, dpkgFiles
+	c.access, c.packageFiles, c.checkKVM = helper.Access, dpkgFiles, host.CheckKVM
 	if !c.isRoot() {
 		c.net = helper.NewClient(linux.New(), c.runner, os.Geteuid())
 	}

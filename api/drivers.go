@@ -22,6 +22,12 @@ import (
 // chooseDriver picks the hypervisor that really works here: Firecracker where
 // KVM does, else QEMU. It says so once.
 func (c *core) chooseDriver(ctx context.Context, st *store.Store, want, binPath, binaryID string) (vmm.Driver, vmm.Probe, *mvm.BinaryItem, error) {
+	return c.chooseDriverFor(ctx, st, nil, want, binPath, binaryID)
+}
+
+// chooseDriverFor is chooseDriver for VMs with a kernel, which may boot where others
+// do not.
+func (c *core) chooseDriverFor(ctx context.Context, st *store.Store, kernel *mvm.KernelItem, want, binPath, binaryID string) (vmm.Driver, vmm.Probe, *mvm.BinaryItem, error) {
 	binary, err := c.findBinary(ctx, st, binaryID)
 	if err != nil {
 		return nil, vmm.Probe{}, nil, err
@@ -33,23 +39,23 @@ func (c *core) chooseDriver(ctx context.Context, st *store.Store, want, binPath,
 	fc, qm := c.firecracker(fcPath), c.qemu()
 	switch want {
 	case "firecracker":
-		p := fc.Probe(ctx)
+		p := c.forKernel(fc.Probe(ctx), kernel)
 		return fc, p, binary, unusable(fc.Name(), p)
 	case "qemu":
-		p := qm.Probe(ctx)
+		p := c.forKernel(qm.Probe(ctx), kernel)
 		return qm, p, nil, unusable(qm.Name(), p)
 	}
 	if err := validateHypervisor(want); err != nil { // it may come from a setting
 		return nil, vmm.Probe{}, nil, err
 	}
-	fp := fc.Probe(ctx)
+	fp := c.forKernel(fc.Probe(ctx), kernel)
 	if fp.Usable {
 		return fc, fp, binary, nil
 	}
 	if binPath != "" || binaryID != "" { // asked for by name: no silent fallback
 		return nil, fp, nil, unusable(fc.Name(), fp)
 	}
-	qp := qm.Probe(ctx)
+	qp := c.forKernel(qm.Probe(ctx), kernel)
 	if err := unusable(qm.Name(), qp); err != nil {
 		return nil, qp, nil, errors.Join(unusable(fc.Name(), fp), err)
 	}

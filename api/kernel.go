@@ -115,6 +115,7 @@ func (o *KernelOperation) Import(ctx context.Context, in KernelImportInput, _ ..
 		ID: id, Name: in.Name, BaseName: in.Name, Version: version, Arch: info.Arch, Type: kernelImported,
 		Path: c.paths.rel(got.Path), IsPresent: true, CreatedAt: now(), UpdatedAt: now(),
 		Provenance: mvm.Provenance{Source: in.SourcePath, Verification: mvm.VerifiedLocal},
+		PVMGuest:   in.PVMGuest || got.Info.PVMGuest(),
 	}
 	if err := st.InsertKernel(ctx, item); err != nil {
 		return nil, errors.Join(mvm.Wrap(err, "import kernel", in.Name), os.RemoveAll(filepath.Dir(got.Path)))

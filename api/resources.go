@@ -80,6 +80,7 @@ type KernelImportInput struct {
 	SourcePath string
 	Version    string // "" takes what the file says
 	SetDefault bool
+	PVMGuest   bool // it boots where KVM is paravirtual; a kernel with its configuration in it says so itself
 }
 
 // ImageOperation manages root disk images.
@@ -144,6 +145,16 @@ type HostStatus struct {
 	Drivers         []DriverState `json:"drivers"`
 	CacheDir        string        `json:"cache_dir"`
 	Problems        []HostProblem `json:"problems"`
+	Settings        []HostSetting `json:"settings"` // what 'host init' sets, as it is
+	Access          string        `json:"access"`   // what this user may do: "root", "member" or "none"
+}
+
+// HostSetting is one thing that init sets, against what it has to be.
+type HostSetting struct {
+	What string `json:"what"`
+	Now  string `json:"now"` // "" when it is not there, "?" when this user may not see it
+	Want string `json:"want"`
+	OK   bool   `json:"ok"`
 }
 
 // DriverState is what one hypervisor can do here.

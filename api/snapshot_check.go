@@ -2,6 +2,7 @@ package api
 
 import (
 	"context"
+	"errors"
 	"os"
 
 	"github.com/mvmctl/mvm"
@@ -16,7 +17,14 @@ func (c *core) checkLoadable(ctx context.Context, st *store.Store, meta *snapsho
 		return err
 	}
 	s := &meta.Snapshot
-	_, probe, _, err := c.chooseDriver(ctx, st, s.Hypervisor, "", s.SourceVM.BinaryID)
+	kernel, err := st.GetKernel(ctx, s.SourceVM.KernelID)
+	if errors.Is(err, mvm.ErrNotFound) {
+		kernel, err = nil, nil
+	}
+	if err != nil {
+		return err
+	}
+	_, probe, _, err := c.chooseDriverFor(ctx, st, kernel, s.Hypervisor, "", s.SourceVM.BinaryID)
 	if err != nil {
 		return err
 	}

@@ -140,6 +140,7 @@ func (c *core) newJournal(st *store.Store) *op.Journal {
 		return tx.DeleteSnapshot(tx.Context(), string(snapshotID))
 	})
 	c.networkUndo(j)
+	c.hostUndo(j)
 	j.OnFinish(opSnapshotRemove, func(tx *store.Tx, id string, _ []byte) error { return tx.DeleteSnapshot(tx.Context(), id) })
 	for _, verb := range []mvm.Verb{mvm.VerbLoad, mvm.VerbUpdate, mvm.VerbStart, mvm.VerbStop, mvm.VerbPause, mvm.VerbResume} {
 		j.OnUndo("vm."+string(verb), func(tx *store.Tx, vmID string, data []byte) error { return unclaim(tx, vmID, verb, data) })

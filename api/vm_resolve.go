@@ -200,7 +200,7 @@ func (p *vmPlan) resolveDisk(size string) error {
 
 func (p *vmPlan) resolveDriver(ctx context.Context, st *store.Store, in VMCreateInput) error {
 	want := firstOf(in.Hypervisor, p.set.str("settings.vm", "hypervisor"), "auto")
-	d, probe, binary, err := p.c.chooseDriver(ctx, st, want, in.FirecrackerBin, in.BinaryID)
+	d, probe, binary, err := p.c.chooseDriverFor(ctx, st, p.kernel, want, in.FirecrackerBin, in.BinaryID)
 	if err != nil {
 		return err
 	}

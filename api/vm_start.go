@@ -60,7 +60,7 @@ func (c *core) planFrom(ctx context.Context, st *store.Store, inv *inventory, vm
 		return nil, err
 	}
 	vm.SSHKeys = names // also those whose key was removed: the guest's disk still has them
-	d, probe, _, err := c.chooseDriver(ctx, st, vm.Hypervisor, vm.Options.FirecrackerBin, vm.BinaryID)
+	d, probe, _, err := c.chooseDriverFor(ctx, st, p.kernel, vm.Hypervisor, vm.Options.FirecrackerBin, vm.BinaryID)
 	if err != nil {
 		return nil, err
 	}

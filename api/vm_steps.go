@@ -188,6 +188,8 @@ func (c *core) decoders() map[string]op.Decoder {
 		"bridge":   decode(func() op.Step { return &bridgeStep{c: c} }),
 		"firewall": decode(func() op.Step { return &moveStep{c: c} }),
 
+		"setting": decode(func() op.Step { return &hostStep{c: c} }),
+
 		"snapshot-dir":   decode(func() op.Step { return &snapDirStep{c: c} }),
 		"hold":           decode(func() op.Step { return &holdStep{c: c} }),
 		"memory":         decode(func() op.Step { return &memoryStep{c: c} }),

@@ -40,6 +40,11 @@ func referenceName(op string) string {
 		return "beyond it"
 	}
 	room, method, _ := strings.Cut(op, ".")
+	for _, word := range []string{"KVM", "IP"} { // the rest of the name begins with a capital too
+		if before, after, is := strings.Cut(method, word); is && after != "" {
+			method = before + word[:1] + strings.ToLower(word[1:]) + after
+		}
+	}
 	method = strings.ToLower(camel.ReplaceAllString(method, "${1}_$2"))
 	if method == "import" { // a keyword of the reference's language
 		method = "import_"

@@ -11,10 +11,10 @@ import (
 func (a *app) hostCommands() *cobra.Command {
 	return a.group(&cobra.Command{
 		Use:     "host",
-		Short:   "Look at this host",
-		Long:    "Look at what this host has of what mvm needs.",
-		Example: "  mvm host status",
-	}, newHostStatus(a))
+		Short:   "Set this host up, look at it, take everything back",
+		Long:    "Set this host up for mvm, look at what it has and has room for, and take everything back.",
+		Example: "  sudo mvm host init\n  mvm host status",
+	}, newHostInit(a), newHostStatus(a), newHostInfo(a), newHostClean(a), newHostReset(a))
 }
 
 func newHostStatus(a *app) *cobra.Command {
@@ -22,7 +22,8 @@ func newHostStatus(a *app) *cobra.Command {
 		Use:   "status",
 		Short: "Show what works on this host and what is missing",
 		Long: `Show whether KVM works, which hypervisors can be used and which one is taken,
-what is missing, and what to do about it.`,
+what is missing, whether the host is as 'mvm host init' has left it, what you may do,
+and what to do about the rest.`,
 		Example: "  mvm host status\n  mvm host status --json",
 		Args:    noArgs,
 	}
@@ -63,6 +64,8 @@ func hostTree(st *api.HostStatus) []render.Node {
 		kvm,
 		drivers,
 		{Label: "IP forwarding", Value: render.OrDash(st.IPForward)},
+		{Label: "you are", Value: map[string]string{"root": "root", "member": "a member of the group mvm", "none": "an ordinary user"}[st.Access]},
+		settingsNode(st.Settings),
 		{Label: "cache", Value: st.CacheDir},
 	}
 	if len(st.MissingBinaries) > 0 {
@@ -84,4 +87,23 @@ func hostTree(st *api.HostStatus) []render.Node {
 		nodes = append(nodes, problems)
 	}
 	return nodes
+}
+
+// settingsNode shows what init sets, and of that what is not so.
+func settingsNode(settings []api.HostSetting) render.Node {
+	node := render.Node{Label: "set up by 'mvm host init'", Value: "yes"}
+	for _, s := range settings {
+		if !s.OK {
+			node.Children = append(node.Children, render.Node{Label: s.What, Value: render.OrDash(s.Now) + ", to be " + s.Want})
+		}
+	}
+	switch {
+	case len(settings) == 0:
+		node.Value = "not known to you"
+	case len(node.Children) == len(settings):
+		node.Value, node.Children = "no", nil
+	case len(node.Children) > 0:
+		node.Value = "not all of it"
+	}
+	return node
 }

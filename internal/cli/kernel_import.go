@@ -16,7 +16,9 @@ func newKernelImport(a *app) *cobra.Command {
 		Use:   "import NAME PATH",
 		Short: "Take over a kernel file",
 		Long: `Copy a kernel into the cache under a name. The file has to be a kernel that this
-machine can boot: an uncompressed ELF image (vmlinux) or a bzImage.`,
+machine can boot: an uncompressed ELF image (vmlinux) or a bzImage. One that is built
+as a guest of a paravirtual KVM (CONFIG_PVM_GUEST) has KVM also on hosts without
+hardware virtualisation; it is known by the configuration in it, or by --pvm-guest.`,
 		Example: "  mvm kernel import mine ./vmlinux --version 6.1.100",
 		Args:    needs(2, 2, "a name and the path of a kernel"),
 		ValidArgsFunction: func(_ *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
@@ -28,6 +30,7 @@ machine can boot: an uncompressed ELF image (vmlinux) or a bzImage.`,
 	}
 	f := cmd.Flags()
 	f.StringVar(&o.input.Version, "version", "", "version; what the file says when not given")
+	f.BoolVar(&o.input.PVMGuest, "pvm-guest", false, "it boots where KVM is paravirtual (kvm_pvm), though it does not say so itself")
 	f.BoolVarP(&o.input.SetDefault, "default", "d", false, "make it the default kernel")
 	a.jsonFlag(cmd)
 	return undone(a.command(cmd, "Kernel.Import", func(ctx context.Context, m *api.Client, args []string) error {

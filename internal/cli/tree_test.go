@@ -29,6 +29,12 @@ var withoutCommand = map[string]string{
 	"Cache.PruneBinaries": "cache prune binary does it, by Cache.PruneAll",
 	"Cache.PruneMisc":     "cache prune misc does it, by Cache.PruneAll",
 
+	"Host.CheckKVMAccess":        "host status shows it, by Host.Status",
+	"Host.CheckRequiredBinaries": "host status shows it, by Host.Status",
+	"Host.GetIPForwardStatus":    "host status shows it, by Host.Status",
+	"Host.GetState":              "host status shows it, by Host.Status",
+	"Host.GetRunningVMs":         "vm ls shows more, by VM.ListAll",
+
 	"Network.CreateDefaultNetwork": "init and the first VM make it",
 	"Binary.EnsureDefault":         "init does it where KVM works",
 	"Kernel.Get":                   "kernel inspect shows more, by Kernel.Inspect",

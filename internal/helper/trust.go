@@ -52,3 +52,15 @@ func trusted(path string, last bool) error {
 	return mvm.Errorf(mvm.ErrPrivilege, "%s %s, so that root must not run what is there", path, why).
 		WithHint("mend it with 'chown root' and 'chmod go-w', then have root run 'mvm host init' again")
 }
+
+// CheckTrustedDir is CheckTrusted for a directory.
+func CheckTrustedDir(path string) error {
+	for at := filepath.Clean(path); ; at = filepath.Dir(at) {
+		if err := trusted(at, false); err != nil {
+			return err
+		}
+		if at == "/" {
+			return nil
+		}
+	}
+}

@@ -23,6 +23,7 @@ type Problem struct{ What, Hint string }
 type KVM struct {
 	Usable      bool
 	Paravirtual bool    // a pagetable-based KVM (kvm_pvm): only kernels built as PVM guests boot
+	Denied      bool    // this user may not open the device
 	Problem     Problem // why it is not usable
 }
 
@@ -48,15 +49,15 @@ func checkKVM(root string) KVM {
 	}
 	refuse := func(what, hint string) KVM { return KVM{Problem: Problem{what, hint}} }
 	if _, err := os.Stat(root + "sys/module/kvm_pvm"); err == nil {
-		k := refuse("KVM is paravirtual here (kvm_pvm): only kernels built as PVM guests boot", "use the QEMU fallback, or a machine with nested virtualisation")
-		k.Paravirtual = true
+		k := refuse("KVM is paravirtual here (kvm_pvm): only kernels built as PVM guests boot", "import such a kernel with 'mvm kernel import', use the QEMU fallback, or a machine with nested virtualisation")
+		k.Paravirtual, k.Denied = true, err != nil
 		return k
 	}
 	if !cpuVirtualises(root) {
 		return refuse("/dev/kvm is there, but the CPU shows no hardware virtualisation (neither vmx nor svm)", "turn on VT-x or AMD-V in the firmware, or nested virtualisation at your provider")
 	}
 	if err != nil {
-		return KVM{Problem: closedKVM(err, true)}
+		return KVM{Denied: true, Problem: closedKVM(err, true)}
 	}
 	if root == "/" {
 		if v, err := unix.IoctlRetInt(int(f.Fd()), kvmGetAPIVersion); err != nil || v != kvmAPIVersion {
@@ -66,6 +67,9 @@ func checkKVM(root string) KVM {
 	return KVM{Usable: true}
 }
 
+// KVMDenied is the problem of who may not open the device.
+var KVMDenied = Problem{"/dev/kvm may not be opened by this user", "add the user to the group kvm with 'sudo usermod -aG kvm USER' and log in again, or run with sudo"}
+
 // closedKVM says why /dev/kvm could not be opened.
 func closedKVM(err error, virtualises bool) Problem {
 	switch {
@@ -74,7 +78,7 @@ func closedKVM(err error, virtualises bool) Problem {
 	case errors.Is(err, fs.ErrNotExist):
 		return Problem{"there is no /dev/kvm", "load the module with 'modprobe kvm_intel' or 'modprobe kvm_amd'"}
 	case errors.Is(err, fs.ErrPermission):
-		return Problem{"/dev/kvm may not be opened by this user", "add the user to the group kvm, or run with sudo"}
+		return KVMDenied
 	}
 	return Problem{"/dev/kvm cannot be opened: " + err.Error(), "see 'dmesg' for messages of kvm"}
 }

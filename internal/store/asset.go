@@ -60,10 +60,10 @@ func (q Queries) SetDefaultImage(ctx context.Context, id string) error {
 var kernels = table[mvm.KernelItem]{
 	name: "kernels", noun: "kernel", soft: true,
 	cols: []string{"id", "name", "base_name", "version", "arch", "type", "path", "modules_path", "is_default", "is_present",
-		"created_at", "updated_at", "deleted_at", "source", "digest", "verification", "signed_by"},
+		"created_at", "updated_at", "deleted_at", "source", "digest", "verification", "signed_by", "pvm_guest"},
 	fields: func(k *mvm.KernelItem) []any {
 		return []any{&k.ID, &k.Name, &k.BaseName, &k.Version, &k.Arch, &k.Type, &k.Path, &k.ModulesPath, &k.IsDefault, &k.IsPresent,
-			&k.CreatedAt, &k.UpdatedAt, &k.DeletedAt, &k.Source, &k.Digest, &k.Verification, &k.SignedBy}
+			&k.CreatedAt, &k.UpdatedAt, &k.DeletedAt, &k.Source, &k.Digest, &k.Verification, &k.SignedBy, &k.PVMGuest}
 	},
 	stamp: func(k *mvm.KernelItem) []*string { return []*string{&k.CreatedAt, &k.UpdatedAt} },
 	unique: map[string]taken{

@@ -52,6 +52,7 @@ var needs = map[string]func() string{
 	"cpio":       program("cpio", "cpio"),
 	"nft":        program("nft", "nftables"),
 	"ip":         program("ip", "iproute2"),
+	"sudo":       program("sudo", "sudo"),
 	"rpm":        program("rpm", "rpm"),
 	"sfdisk":     program("sfdisk", "fdisk"),
 	"xfsprogs":   program("mkfs.xfs", "xfsprogs"),
