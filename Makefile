@@ -17,6 +17,7 @@ PACKAGES := packaging/apt-packages
 
 build: agent ## build bin/mvm with the guest agent inside
 	@$(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/mvm ./cmd/mvm
+	@$(GO) build -trimpath -ldflags '-s -w' -o bin/mvm-helper ./cmd/mvm-helper
 
 agent:
 	@for arch in $(AGENTS); do \
@@ -27,6 +28,7 @@ agent:
 
 install: build ## install mvm to /usr/local/bin
 	$(SUDO) install -m 0755 bin/mvm /usr/local/bin/mvm
+	$(SUDO) install -D -m 0755 bin/mvm-helper /usr/local/libexec/mvm/mvm-helper
 
 demo: ## from a bare machine to a running microVM that answers
 	@test/demo/demo.sh

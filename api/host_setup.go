@@ -173,9 +173,9 @@ func (p *hostPlan) privileges(ctx context.Context) error {
 func (c *core) helperProgram() string {
 	for _, path := range []string{
 		filepath.Join(filepath.Dir(c.cfg.Executable), helper.Name),
-		filepath.Join(filepath.Dir(c.cfg.Executable), "..", "lib", "mvm", helper.Name),
+		filepath.Join(filepath.Dir(c.cfg.Executable), "..", "libexec", "mvm", helper.Name),
 	} {
-		if info, err := os.Stat(path); err == nil && info.Mode().IsRegular() && filepath.Clean(path) != helper.Path {
+		if info, err := os.Stat(path); err == nil && info.Mode().IsRegular() {
 			return path
 		}
 	}
