@@ -61,6 +61,7 @@ var needs = map[string]func() string{
 	"btrfs-progs":       program("mkfs.btrfs", "btrfs-progs"),
 	"squashfs-tools-ng": program("gensquashfs", "squashfs-tools-ng"),
 	"busybox":           program("apt-get", "apt"), // it is fetched as a package, and not installed
+	"busybox":           program("apt-get", "apt"), // it is fetched as a package, and not installed
 }
 
 func program(name, pkg string) func() string {
