@@ -47,6 +47,15 @@ type ImageItem struct {
 	Provenance
 }
 
+// ImageVersion is an image that can be pulled.
+type ImageVersion struct {
+	Type      string `json:"type"`
+	Version   string `json:"version"`
+	Name      string `json:"name"`
+	Arch      string `json:"arch"`
+	IsPresent bool   `json:"is_present"` // pulled already
+}
+
 // KernelItem is a guest kernel in the cache.
 type KernelItem struct {
 	ID        string            `json:"id"`

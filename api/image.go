@@ -3,13 +3,11 @@ package api
 import (
 	"context"
 	"errors"
-	"os"
 	"path/filepath"
 	"slices"
 
 	"github.com/mvmctl/mvm"
 	"github.com/mvmctl/mvm/internal/image"
-	"github.com/mvmctl/mvm/internal/image/oci"
 	"github.com/mvmctl/mvm/internal/store"
 )
 
@@ -31,8 +29,7 @@ func (c *core) images(ctx context.Context, st *store.Store) ([]*mvm.ImageItem, e
 		return compareVersions(b.Version, a.Version)
 	})
 	for _, i := range all {
-		_, statErr := os.Stat(c.paths.abs(i.Path))
-		i.IsPresent = statErr == nil
+		i.IsPresent = c.imagePresent(i)
 	}
 	return all, err
 }
@@ -60,20 +57,6 @@ func (o *ImageOperation) SetDefault(ctx context.Context, in ImageInput) (*mvm.Im
 		return nil, err
 	}
 	return o.core.st.GetImage(ctx, i.ID)
-}
-
-// Pull gets an image. This version has no download catalog: it builds the image
-// from the host's package mirror, as Build does.
-func (o *ImageOperation) Pull(ctx context.Context, in ImagePullInput, opts ...Option) (*mvm.ImageItem, error) {
-	if oci.IsRef(in.Type) {
-		return o.pullContainer(ctx, in, options(opts).progress)
-	}
-	ref := in.Type
-	if in.Version != "" {
-		ref += ":" + in.Version
-	}
-	item, err := o.build(ctx, ImageBuildInput{Ref: ref, Force: in.Force, SetDefault: in.SetDefault}, options(opts).progress)
-	return item, mvm.Wrap(err, "pull image", ref)
 }
 
 // Build makes an image from the host's package mirror: "tiny" is busybox and an

@@ -108,6 +108,10 @@ type ImagePullInput struct {
 	// "docker-archive:PATH", "oci-layout:PATH".
 	Arch     string // "amd64", "arm64" or as uname -m says it; "" is the host's
 	Insecure bool   // plain HTTP to a registry that is not this host
+
+	SkipChecksum      bool     // take it unchecked; inspect says so
+	SkipOptimization  bool     // keep size and content as they are
+	DisabledDetectors []string // type, label, size, filesystem
 }
 
 // KeyOperation manages SSH keys.

@@ -306,7 +306,7 @@ func (p *vmPlan) createSteps() []op.Step {
 	return slices.Concat([]op.Step{
 		&dirStep{c: c, VMID: id},
 		&identityStep{c: c, Path: filepath.Join(dir, identityName), plan: p},
-		&diskStep{c: c, Path: p.item.RootfsPath, base: c.paths.abs(p.image.Path), format: diskFormat(p.item.RootfsSuffix), size: int64(p.item.DiskSizeMiB) << 20},
+		&diskStep{c: c, Path: p.item.RootfsPath, image: p.image, base: c.paths.abs(p.image.Path), format: diskFormat(p.item.RootfsSuffix), size: int64(p.item.DiskSizeMiB) << 20},
 	}, p.cloudInitNew(), p.startSteps())
 }
 

@@ -55,6 +55,7 @@ type diskStep struct {
 	c    *core
 	Path string `json:"path"`
 
+	image  *mvm.ImageItem
 	base   string
 	format string // of the disk to make
 	size   int64
@@ -63,6 +64,9 @@ type diskStep struct {
 func (s *diskStep) Kind() string { return "disk" }
 
 func (s *diskStep) Apply(ctx context.Context) error {
+	if err := s.c.unpack(ctx, s.image, nil); err != nil {
+		return err
+	}
 	if s.format == "qcow2" {
 		return disk.Overlay(ctx, s.base, "raw", s.Path, s.size)
 	}

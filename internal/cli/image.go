@@ -14,7 +14,7 @@ func (a *app) imageCommands() *cobra.Command {
 		Long: `Manage the images that VMs' disks are made from. An image is selected by
 type:version, by its type, which means the newest, by name or by id prefix.`,
 		Example: "  mvm image build debian:12 --default\n  mvm image ls",
-	}, newImageBuild(a), newImagePull(a), newImageList(a), newImageDefault(a), newImageRemove(a), newImageInspect(a))
+	}, newImageBuild(a), newImagePull(a), newImageImport(a), newImageWarm(a), newImageList(a), newImageDefault(a), newImageRemove(a), newImageInspect(a))
 }
 
 // imageRef is what selects an image.

@@ -73,6 +73,9 @@ func (p Pool) Drop() error {
 	return nil
 }
 
+// Ready reports whether the next taker waits for no copy.
+func (p Pool) Ready() bool { return p.fits() }
+
 // fits reports whether there is a ready clone of the base as it is now.
 func (p Pool) fits() bool {
 	base, err := os.Stat(p.Base)

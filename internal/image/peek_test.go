@@ -7,14 +7,8 @@ import (
 	"testing/fstest"
 
 	"github.com/mvmctl/mvm"
+	"github.com/mvmctl/mvm/internal/image/imagetest"
 )
-
-func elfHead(machine byte) []byte {
-	b := make([]byte, 64)
-	copy(b, "\x7fELF\x02\x01\x01")
-	b[18] = machine
-	return b
-}
 
 func TestPeek(t *testing.T) {
 	link := func(to string) *fstest.MapFile {
@@ -25,8 +19,8 @@ func TestPeek(t *testing.T) {
 		tree fstest.MapFS
 		want contents
 	}{
-		"plain":            {fstest.MapFS{"usr/lib/os-release": text("ID=debian\nVERSION_ID=\"12\"\n"), "usr/bin/dash": {Data: elfHead(62)}}, contents{"debian 12", "12", "x86_64"}},
-		"links":            {fstest.MapFS{"etc/os-release": link("../usr/lib/release"), "usr/lib/release": text("ID=alpine\nVERSION_ID=3.20\n"), "bin": link("usr/bin"), "usr/bin/sh": link("/bin/ash"), "usr/bin/ash": {Data: elfHead(183)}}, contents{"alpine 3.20", "3.20", "aarch64"}},
+		"plain":            {fstest.MapFS{"usr/lib/os-release": text("ID=debian\nVERSION_ID=\"12\"\n"), "usr/bin/dash": {Data: imagetest.ELF(62)}}, contents{"debian 12", "12", "x86_64"}},
+		"links":            {fstest.MapFS{"etc/os-release": link("../usr/lib/release"), "usr/lib/release": text("ID=alpine\nVERSION_ID=3.20\n"), "bin": link("usr/bin"), "usr/bin/sh": link("/bin/ash"), "usr/bin/ash": {Data: imagetest.ELF(183)}}, contents{"alpine 3.20", "3.20", "aarch64"}},
 		"rolling":          {fstest.MapFS{"etc/os-release": text("ID=arch\n")}, contents{"arch", "", ""}},
 		"a loop":           {fstest.MapFS{"etc/os-release": link("os-release"), "bin/sh": link("sh")}, contents{}},
 		"up and away":      {fstest.MapFS{"etc/os-release": link("../../../../../../etc/passwd"), "etc/passwd": text("ID=inside\n")}, contents{"inside", "", ""}},
@@ -34,7 +28,7 @@ func TestPeek(t *testing.T) {
 		"control letters":  {fstest.MapFS{"etc/os-release": text("ID=\"a\x1b[31mb\"\n")}, contents{"a[31mb", "", ""}},
 		"no program":       {fstest.MapFS{"bin/sh": text("#!/bin/true")}, contents{}},
 		"nothing":          {fstest.MapFS{}, contents{}},
-		"an odd processor": {fstest.MapFS{"bin/sh": {Data: elfHead(8)}}, contents{"", "", "machine 8"}},
+		"an odd processor": {fstest.MapFS{"bin/sh": {Data: imagetest.ELF(8)}}, contents{"", "", "machine 8"}},
 	} {
 		if got := peek(func() (fs.FS, error) { return c.tree, nil }); got != c.want {
 			t.Errorf("%s: %+v", name, got)

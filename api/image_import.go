@@ -1,0 +1,234 @@
+package api
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/mvmctl/mvm"
+	"github.com/mvmctl/mvm/internal/disk"
+	"github.com/mvmctl/mvm/internal/image"
+	"github.com/mvmctl/mvm/internal/op"
+	"github.com/mvmctl/mvm/internal/store"
+)
+
+// ImageImportInput is a file, or the disk of a VM, to make an image of.
+type ImageImportInput struct {
+	Name              string   // the image's type, by which it is selected
+	SourcePath        string   // a file; or the name or id of a VM
+	Format            string   // "auto", "qcow2", "raw", "tar-rootfs", "vhd", "vmdk", "squashfs"; "" takes defaults.image import_format
+	Arch              string   // "" is the host's
+	Partition         int      // number of the root partition; 0 has it found
+	Version           string   // "" is "imported"
+	DisabledDetectors []string // type, label, size, filesystem
+	SkipOptimization  bool
+	Force             bool // replace an image of that name and version
+	SetDefault        bool
+}
+
+// importedVersion is the version of what was imported without one.
+const importedVersion = "imported"
+
+// Import makes an image of a file: a disk in qcow2, raw, VHD or VMDK, a tar archive
+// or a squashfs, plain or compressed; or of the root disk of a VM that is stopped,
+// or whose guest can be quiesced for it.
+func (o *ImageOperation) Import(ctx context.Context, in ImageImportInput, opts ...Option) (*mvm.ImageItem, error) {
+	item, err := o.core.importImage(ctx, in, options(opts).progress)
+	return item, mvm.Wrap(err, "import image", in.Name)
+}
+
+func (c *core) importImage(ctx context.Context, in ImageImportInput, progress mvm.ProgressFunc) (*mvm.ImageItem, error) {
+	version := firstOf(in.Version, importedVersion)
+	if err := errors.Join(mvm.ValidateName("image", in.Name), validateImageVersion(version), image.CheckDetectors(in.DisabledDetectors)); err != nil {
+		return nil, err
+	}
+	arch, err := unameArch(in.Arch)
+	if err != nil {
+		return nil, err
+	}
+	st, err := c.open(ctx)
+	if err != nil {
+		return nil, err
+	}
+	set, err := loadSettings(ctx, st)
+	if err != nil {
+		return nil, err
+	}
+	unlock, err := c.lockAsset(ctx, "image-"+in.Name+"-"+version)
+	if err != nil {
+		return nil, err
+	}
+	defer unlock()
+	all, err := c.images(ctx, st)
+	if err != nil {
+		return nil, err
+	}
+	ref := image.Ref{Type: in.Name, Version: version}
+	if err := c.mayReplace(ctx, st, all, ref, arch, in.Force); err != nil {
+		return nil, err
+	}
+	opts := image.ImportOptions{
+		Path: in.SourcePath, Format: firstOf(in.Format, set.str("defaults.image", "import_format")), Arch: arch, Partition: in.Partition,
+		Disabled: in.DisabledDetectors, SkipOptimization: in.SkipOptimization, Progress: progress,
+	}
+	source, release, err := c.importSource(ctx, st, in.SourcePath, &opts)
+	if err != nil {
+		return nil, err
+	}
+	item, err := c.intake(ctx, ref, opts)
+	if err := errors.Join(err, release()); err != nil {
+		if item != nil {
+			err = errors.Join(err, c.removeAsset(c.paths.images(), filepath.Dir(c.paths.abs(item.Path))))
+		}
+		return nil, err
+	}
+	item.Name = in.Name
+	item.Provenance = mvm.Provenance{Source: source, Verification: mvm.VerifiedLocal}
+	return item, c.registerImage(ctx, st, all, item, in.SetDefault)
+}
+
+// intake has a file made an image and describes the result; it is in the cache, and
+// not in the store.
+func (c *core) intake(ctx context.Context, ref image.Ref, o image.ImportOptions) (*mvm.ImageItem, error) {
+	id := newID()
+	o.Runner, o.Dest = c.runner, filepath.Join(c.paths.images(), id)
+	got, err := image.Import(ctx, o)
+	if err != nil {
+		return nil, err
+	}
+	for _, w := range got.Warnings {
+		c.notice(w)
+	}
+	item := &mvm.ImageItem{
+		ID: id, Type: ref.Type, Version: ref.Version, Name: ref.String(), Arch: got.Arch, Path: c.paths.rel(got.Path), FSType: got.FSType,
+		MinimumRootfsSizeMiB: got.MinimumMiB, OriginalSize: got.SizeBytes, IsPresent: true, PulledAt: now(), CreatedAt: now(), UpdatedAt: now(),
+		Distro: optional(got.Distro), FSUUID: optional(got.UUID),
+	}
+	if got.PackedBytes > 0 {
+		ratio := float64(got.SizeBytes) / float64(got.PackedBytes)
+		item.CompressedSize, item.CompressionRatio, item.CompressedFormat = &got.PackedBytes, &ratio, optional(image.PackedFormat)
+	}
+	return item, nil
+}
+
+// mayReplace refuses a name that is taken, unless force replaces it; and then one
+// that VMs stand on.
+func (c *core) mayReplace(ctx context.Context, st *store.Store, all []*mvm.ImageItem, ref image.Ref, arch string, force bool) error {
+	for _, i := range all {
+		if i.Type == ref.Type && i.Version == ref.Version && i.Arch == arch && !force {
+			return mvm.Errorf(mvm.ErrExists, "there is an image %s already", mvm.Quote(ref.String())).
+				WithHint("choose another --version, or replace it with --force")
+		}
+	}
+	return c.replaceable(ctx, st, all, ref)
+}
+
+// validateImageVersion keeps versions to what selectors and file names take.
+func validateImageVersion(v string) error {
+	ok := v != "" && len(v) <= 64 && !strings.HasPrefix(v, ".") && !strings.HasPrefix(v, "-") && !strings.ContainsFunc(v, func(r rune) bool {
+		return (r < 'a' || r > 'z') && (r < 'A' || r > 'Z') && (r < '0' || r > '9') && !strings.ContainsRune("._+~-", r)
+	})
+	if ok {
+		return nil
+	}
+	return mvm.Errorf(mvm.ErrInvalid, "%s is no version", mvm.Quote(v)).WithHint("use up to 64 letters, digits, dots and hyphens")
+}
+
+// importSource says which file is to be read: the one named, or where there is none
+// of that name, the disk of the VM. release ends what was done to the VM.
+func (c *core) importSource(ctx context.Context, st *store.Store, name string, o *image.ImportOptions) (source string, release func() error, err error) {
+	nothing := func() error { return nil }
+	if name == "" {
+		return "", nothing, mvm.Errorf(mvm.ErrInvalid, "there is nothing named to import").WithHint("name a file or a VM")
+	}
+	if _, err := os.Stat(name); err == nil || strings.ContainsRune(name, '/') {
+		abs, err := filepath.Abs(name)
+		return abs, nothing, err
+	} else if !errors.Is(err, fs.ErrNotExist) {
+		return "", nothing, mvm.Errorf(mvm.ErrUnavailable, "%s cannot be read: %w", name, err).WithHint("check the path")
+	}
+	vms, err := st.ListVMs(ctx)
+	if err != nil {
+		return "", nothing, err
+	}
+	vm, err := pick("VM", name, "see 'mvm vm ls'", vmCandidates(vms))
+	if errors.Is(err, mvm.ErrNotFound) {
+		return "", nothing, mvm.Errorf(mvm.ErrNotFound, "there is neither a file nor a VM %s", mvm.Quote(name)).WithHint("check the path, and see 'mvm vm ls'")
+	}
+	if err != nil {
+		return "", nothing, err
+	}
+	release, err = c.copyOfDisk(ctx, vm, o)
+	return "VM " + vm.Name, release, err
+}
+
+// copyOfDisk makes a raw copy of a VM's root disk as it is at one moment, for which
+// a guest that runs is quiesced, and has o read that.
+func (c *core) copyOfDisk(ctx context.Context, vm *mvm.VMInstanceItem, o *image.ImportOptions) (release func() error, err error) {
+	if err := os.MkdirAll(c.paths.temp, 0o700); err != nil {
+		return nil, err
+	}
+	dir, err := os.MkdirTemp(c.paths.temp, "import-")
+	if err != nil {
+		return nil, err
+	}
+	release = func() error { return os.RemoveAll(dir) }
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, release())
+		}
+	}()
+	format := diskFormat(vm.RootfsSuffix)
+	clone := filepath.Join(dir, "disk")
+	if err := c.cloneStill(ctx, vm, format, clone); err != nil {
+		return nil, err
+	}
+	o.Path, o.Format = clone, disk.Raw
+	if format == disk.Qcow2 {
+		o.Path = filepath.Join(dir, "raw")
+		if err := disk.Flatten(ctx, c.runner, clone, c.paths.cache, o.Path); err != nil {
+			return nil, err
+		}
+	}
+	return release, nil
+}
+
+// cloneStill copies a VM's root disk while nobody writes to it: nobody starts a VM
+// that is stopped meanwhile, and one that runs writes out its file systems and stands
+// still until the copy is made.
+func (c *core) cloneStill(ctx context.Context, vm *mvm.VMInstanceItem, format, to string) error {
+	if !mvm.TransitionOf(mvm.VerbUpdate).Allows(vm.Status) {
+		return refusal(mvm.VerbUpdate, vm)
+	}
+	undo, err := json.Marshal(claimed{vm.Status, vm.StatusReason})
+	if err != nil {
+		return err
+	}
+	running := vm.Status == mvm.StatusRunning
+	steps := []op.Step{
+		&holdStep{c: c, VMID: vm.ID, WasRunning: running, take: &capture{c: c, vm: vm}},
+		&cloneStep{Path: to, from: vm.RootfsPath, format: format},
+	}
+	if running {
+		steps = append(steps, &releaseStep{c: c, VMID: vm.ID})
+	}
+	return c.journal.Run(ctx, op.Op{
+		Kind: "vm." + string(mvm.VerbUpdate), Subject: vm.Name, SubjectID: vm.ID, UndoData: undo, Steps: steps,
+		Reserve: func(tx *store.Tx) error {
+			before, err := tx.ClaimVM(ctx, vm.ID, mvm.VerbUpdate)
+			if err != nil {
+				return err
+			}
+			if before.Status != vm.Status {
+				return mvm.Errorf(mvm.ErrConflict, "it is %s by now", before.Status).WithHint("see 'mvm vm ls', then try again")
+			}
+			refresh(vm, before)
+			return nil
+		},
+		Commit: func(tx *store.Tx) error { return settle(ctx, tx, vm, vm.Status, "an image was made of its disk") },
+	})
+}
