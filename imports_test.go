@@ -54,7 +54,6 @@ var floors = []struct {
 	{3, []string{"internal/op"}}, // above the store, whose transactions it hands out
 	{2, []string{"internal/store", "internal/vmm/qemu", "internal/vmm/firecracker", "internal/network/linux", "internal/image", "internal/kernel", "internal/initramfs", "internal/binary", "internal/supervisor", "internal/testenv", "cmd/mvm-agent"}},
 	{1, []string{"internal/apt", "internal/disk", "internal/guest", "internal/vmm", "internal/network", "internal/key", "internal/host", "internal/asset", "internal/cloudinit", "internal/update", "internal/dns", "internal/rootfs", "internal/partition"}},
-	{1, []string{"internal/apt", "internal/disk", "internal/guest", "internal/vmm", "internal/network", "internal/key", "internal/host", "internal/asset", "internal/cloudinit", "internal/dns", "internal/rootfs", "internal/partition"}},
 	{0, []string{"internal/run", "internal/proc", "internal/fsx"}},
 	{-1, []string{""}},
 

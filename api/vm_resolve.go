@@ -73,7 +73,11 @@ func (p *vmPlan) checkAssets() error {
 		{"image", p.image.Type + ":" + p.image.Version, p.image.Path, "mvm image pull --force " + p.image.Type},
 		{"kernel", p.kernel.Type + ":" + p.kernel.Version, p.kernel.Path, "mvm kernel rm -f " + p.kernel.Type + ":" + p.kernel.Version + "' and 'mvm kernel pull"},
 	} {
-		if _, err := os.Stat(p.c.paths.abs(f.path)); err != nil {
+		_, err := os.Stat(p.c.paths.abs(f.path))
+		if f.what == "image" && err != nil && p.c.imagePresent(p.image) {
+			continue // it is compressed until the disk is made
+		}
+		if err != nil {
 			return mvm.Errorf(mvm.ErrBroken, "the file of %s %s is missing: %w", f.what, mvm.Quote(f.name), err).WithHint("get it again with '%s'", f.again)
 		}
 	}

@@ -58,10 +58,8 @@ var needs = map[string]func() string{
 	"xfsprogs":   program("mkfs.xfs", "xfsprogs"),
 	"bzip2":      program("bzip2", "bzip2"),
 
-	"btrfs-progs":       program("mkfs.btrfs", "btrfs-progs"),
-	"squashfs-tools-ng": program("gensquashfs", "squashfs-tools-ng"),
-	"busybox":           program("apt-get", "apt"), // it is fetched as a package, and not installed
-	"busybox":           program("apt-get", "apt"), // it is fetched as a package, and not installed
+	"btrfs-progs": program("mkfs.btrfs", "btrfs-progs"),
+	"busybox":     program("apt-get", "apt"), // it is fetched as a package, and not installed
 }
 
 func program(name, pkg string) func() string {

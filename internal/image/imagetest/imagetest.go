@@ -22,7 +22,7 @@ import (
 // Require skips a test where one of the tools is missing, or what import needs.
 func Require(t testing.TB) {
 	t.Helper()
-	testenv.Require(t, "root", "userns", "qemu-img", "e2fsprogs", "sfdisk", "xfsprogs", "btrfs-progs", "squashfs-tools-ng", "bzip2")
+	testenv.Require(t, "root", "userns", "qemu-img", "e2fsprogs", "sfdisk", "xfsprogs", "btrfs-progs", "squashfs", "bzip2")
 }
 
 // ELF is the beginning of a program for a machine by its ELF number: 62 is x86-64,
