@@ -108,7 +108,7 @@ func (b *bench) untilNoticed(name string) time.Duration {
 // memory tells what the supervisors of two VMs have, once nothing moves in them.
 func (b *bench) memory() {
 	b.t.Helper()
-	b.mvm("vm", "create", "bench", "--image", "tiny", "--mem", "128", "--count", "2", "--wait")
+	b.mvm("vm", "create", "bench", "--image", "tiny", "--mem", "256", "--count", "2", "--wait", "--wait-timeout", "10m")
 	defer b.mvm("vm", "rm", "--force", "bench-1", "bench-2")
 	time.Sleep(10 * time.Second)
 	var all []struct {

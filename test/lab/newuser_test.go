@@ -45,7 +45,7 @@ func (l *lab) binary(t *testing.T) string {
 		return path
 	}
 	path := filepath.Join(l.dir, "mvm")
-	l.do(t, run.Cmd{Name: "go", Args: []string{"build", "-o", path, "github.com/mvmctl/mvm/cmd/mvm"}, Env: append(os.Environ(), "CGO_ENABLED=0")})
+	l.do(t, run.Cmd{Name: "go", Args: []string{"build", "-ldflags=-s -w", "-o", path, "github.com/mvmctl/mvm/cmd/mvm"}, Env: append(os.Environ(), "CGO_ENABLED=0")})
 	return path
 }
 
