@@ -54,6 +54,8 @@ type VMExportNetworkConfig struct {
 	NATEnabled  *bool  `json:"nat_enabled,omitempty"`
 	IP          string `json:"ip,omitempty"`
 	MAC         string `json:"mac,omitempty"`
+
+	Egress []string `json:"egress,omitzero"` // networks and names outside that it may reach; none: everything; empty: nothing
 }
 
 // VMExportBootConfig is how a VM boots.

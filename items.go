@@ -147,6 +147,7 @@ type NetworkItem struct {
 	IPv4Gateway   string              `json:"ipv4_gateway"`
 	BridgeActive  bool                `json:"bridge_active"`
 	NATEnabled    bool                `json:"nat_enabled"`
+	DNSEnabled    bool                `json:"dns_enabled"` // the gateway answers DNS
 	IsDefault     bool                `json:"is_default"`
 	IsPresent     bool                `json:"is_present"`
 	CreatedAt     string              `json:"created_at"`

@@ -22,6 +22,7 @@ type VMOptions struct {
 	RestoredFrom string   `json:"restored_from,omitempty"` // id of the snapshot
 	Isolate      bool     `json:"isolate,omitempty"`       // not reachable from other VMs on its network
 	Egress       []string `json:"egress,omitzero"`         // nil allows all; else the networks and names that it may reach, [] none; see CheckEgress
+	OwnDNS       bool     `json:"own_dns,omitempty"`       // DNSServer was chosen: it is asked in place of the host's resolvers
 	NetLimit     *VMLimit `json:"net_limit,omitempty"`
 	DiskLimit    *VMLimit `json:"disk_limit,omitempty"`
 	Publish      []string `json:"publish,omitempty"` // [hostip:]port:port[/udp]

@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	"github.com/mvmctl/mvm/internal/cloudinit"
+	"github.com/mvmctl/mvm/internal/dns"
 	"github.com/mvmctl/mvm/internal/guest/agentmain"
 	"github.com/mvmctl/mvm/internal/helper"
 	"github.com/mvmctl/mvm/internal/host"
@@ -16,7 +17,8 @@ import (
 
 // ChildMain takes over when this process was started by mvm itself: as the
 // supervisor of a VM, to write down its end or to restart it, as the server that
-// its cloud-init reads from, or inside a guest as its agent. It then returns true
+// its cloud-init reads from or the DNS server of its network, or inside a guest as
+// its agent. It then returns true
 // when that work is done, with the status that the process has to exit with. A
 // program that uses this package calls it first thing in main:
 //
@@ -33,6 +35,8 @@ func ChildMain() (status int, done bool) {
 		return supervisor.Main(os.Args[2:]), true
 	case len(os.Args) > 1 && os.Args[1] == cloudinit.Command:
 		return cloudinit.Main(os.Args[2:]), true
+	case len(os.Args) > 1 && os.Args[1] == dns.Command:
+		return dns.Main(os.Args[2:], opener{linux.New()}), true
 	case len(os.Args) > 1 && os.Args[1] == endedCommand:
 		return endedMain(os.Args[2:], nil), true
 	case len(os.Args) > 1 && os.Args[1] == restartCommand:

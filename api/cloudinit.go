@@ -235,8 +235,13 @@ func (p *vmPlan) cloudInitNetwork() *cloudinit.Network {
 	return n
 }
 
+// dnsServers are those that the guest asks: its network's own, which knows the other
+// VMs, or where that is off, those that it was made with.
 func (p *vmPlan) dnsServers() []string {
-	return strings.FieldsFunc(p.item.DNSServer, func(r rune) bool { return r == ',' || r == ' ' })
+	if p.network.DNSEnabled {
+		return []string{p.network.IPv4Gateway}
+	}
+	return serversOf(p.item.DNSServer)
 }
 
 // cloudInitDocuments makes the documents of a VM.

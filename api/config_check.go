@@ -35,7 +35,7 @@ var settingChecks = map[string]func(string) error{
 
 // checkDNS accepts one or more addresses, with commas or blanks between them.
 func checkDNS(v string) error {
-	servers := strings.FieldsFunc(v, func(r rune) bool { return r == ',' || r == ' ' })
+	servers := serversOf(v)
 	for _, s := range servers {
 		if _, err := netip.ParseAddr(s); err != nil {
 			return mvm.Errorf(mvm.ErrInvalid, "%s is not an IP address", mvm.Quote(s)).WithHint("write addresses such as 1.1.1.1,9.9.9.9")

@@ -39,6 +39,7 @@ type core struct {
 	checkKVM       func() host.KVM
 	listens        func(network.Publish) error // refuses a port that a program of the host listens on
 	serve          func(context.Context, cloudinit.Server) (proc.Identity, error)
+	dns            nameServer
 	endProcesses   func(ctx context.Context, vmID string, grace time.Duration) error
 
 	packageFiles string // dpkgFiles
@@ -72,6 +73,7 @@ func newCore(cfg Config) (*core, error) {
 	c.net = network.With(c.net, c.firewallBackend)
 	c.qemu, c.firecracker, c.startRestarter = c.realQEMU, c.realFirecracker, c.spawnRestarter
 	c.endProcesses = supervisor.End
+	c.dns = realNameServer{}
 	c.serve = func(ctx context.Context, s cloudinit.Server) (proc.Identity, error) { return s.Start(ctx) }
 	return c, nil
 }
@@ -110,6 +112,7 @@ func (c *core) open(ctx context.Context) (*store.Store, error) {
 		return nil, err
 	}
 	c.sweep(ctx, st)
+	c.mendDNS(ctx)
 	return st, nil
 }
 

@@ -154,7 +154,7 @@ func intoWorld(c *core) {
 		CheckKVM: func() host.KVM { return host.KVM{Usable: true} },
 	})
 	c.firecracker = func(string) vmm.Driver { return d }
-	c.serve = serveLocally
+	c.serve, c.dns = serveLocally, &fakeNames{}
 }
 
 // serveLocally starts a VM's server on an address that is there, unlike the gateway

@@ -133,7 +133,7 @@ func (c *core) defaultNetwork(ctx context.Context, st *store.Store) (*mvm.Networ
 		return n, false, err
 	}
 	plan := &networkPlan{c: c, set: set, item: &mvm.NetworkItem{
-		ID: newID(), Name: name, Bridge: c.bridgeName(name), NATEnabled: set.flag("defaults.network", "nat_enabled"),
+		ID: newID(), Name: name, Bridge: c.bridgeName(name), NATEnabled: set.flag("defaults.network", "nat_enabled"), DNSEnabled: set.flag("defaults.network", "dns_enabled"),
 		IsDefault: true, IsPresent: true, CreatedAt: now(), UpdatedAt: now(),
 	}}
 	if plan.routes, plan.addrs, err = c.hostNetworks(ctx); err != nil {
@@ -272,7 +272,7 @@ func (c *core) ensureAndRecord(ctx context.Context, spec network.Spec) ([]networ
 // networkSpec is a stored network as the kernel is to have it. A stored value
 // that cannot be parsed leaves its field invalid, which Validate names.
 func networkSpec(n *mvm.NetworkItem) network.Spec {
-	s := network.Spec{NetworkID: n.ID, Name: n.Name, Bridge: n.Bridge, NAT: n.NATEnabled}
+	s := network.Spec{NetworkID: n.ID, Name: n.Name, Bridge: n.Bridge, NAT: n.NATEnabled, DNS: n.DNSEnabled}
 	s.Subnet, _ = netip.ParsePrefix(n.Subnet)
 	s.Gateway, _ = netip.ParseAddr(n.IPv4Gateway)
 	if n.NATGateways != nil && *n.NATGateways != "" {

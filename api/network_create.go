@@ -18,6 +18,7 @@ type NetworkCreateInput struct {
 	Subnet      string   // "" takes a free one
 	IPv4Gateway string   // the host's address in it; "" takes the first
 	NATEnabled  *bool    // nil takes the setting defaults.network nat_enabled
+	DNSEnabled  *bool    // the gateway answers DNS; nil takes the setting defaults.network dns_enabled
 	NATGateways []string // uplinks that guests leave by; none follows the host's default route
 	SetDefault  bool
 
@@ -65,7 +66,7 @@ func (c *core) createNetwork(ctx context.Context, in NetworkCreateInput) (*mvm.N
 		return nil, err
 	}
 	plan := &networkPlan{c: c, in: in, set: set, subnet: subnet, item: &mvm.NetworkItem{
-		ID: newID(), Name: in.Name, Bridge: c.bridgeName(in.Name), NATEnabled: nat, CreatedAt: now(), UpdatedAt: now(),
+		ID: newID(), Name: in.Name, Bridge: c.bridgeName(in.Name), NATEnabled: nat, DNSEnabled: or(in.DNSEnabled, set.flag("defaults.network", "dns_enabled")), CreatedAt: now(), UpdatedAt: now(),
 		NATGateways: optional(strings.Join(in.NATGateways, ",")),
 	}}
 	if plan.routes, plan.addrs, err = c.hostNetworks(ctx); err != nil {
@@ -117,6 +118,9 @@ func (in NetworkCreateInput) command(more ...string) []string {
 	}
 	if in.NATEnabled != nil && !*in.NATEnabled {
 		cmd = append(cmd, "--no-nat")
+	}
+	if in.DNSEnabled != nil && !*in.DNSEnabled {
+		cmd = append(cmd, "--no-dns")
 	}
 	if len(in.NATGateways) > 0 {
 		cmd = append(cmd, "--nat-gateways", strings.Join(in.NATGateways, ","))

@@ -51,7 +51,7 @@ func tapSpec(vm *mvm.VMInstanceItem, n *mvm.NetworkItem) (network.TapSpec, error
 	}
 	t := network.TapSpec{
 		Name: vm.TapDevice, Bridge: n.Bridge, NetworkID: n.ID, MAC: mac, IP: ip, VMID: vm.ID, VMName: vm.Name,
-		Isolated: vm.Options.Isolate, Publish: portsOf(vm),
+		Isolated: vm.Options.Isolate, Publish: portsOf(vm), Egress: egressOf(vm), Limit: tapLimit(vm),
 	}
 	if vm.Options.Jailed {
 		t.OwnerUID = vm.Options.JailUID

@@ -164,7 +164,12 @@ func (s *syncing) taps(ctx context.Context, vms []*mvm.VMInstanceItem, taps []ne
 		}
 		s.done.Changes = append(s.done.Changes, HostChange{What: "tap " + spec.Name + " of VM " + vm.Name, Old: tapWas(was, ok), New: "up on " + spec.Bridge})
 	}
-	return nil
+	// It opens again what was closed by that, and listens on a bridge that is new.
+	started, err := s.c.refreshDNS(ctx, s.n.ID, "")
+	if started {
+		s.done.Changes = append(s.done.Changes, HostChange{What: "DNS server of " + s.n.Name, New: "started"})
+	}
+	return err
 }
 
 // noCloud mends the rules of the server that a VM's cloud-init reads from, where it

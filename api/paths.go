@@ -58,7 +58,12 @@ func (p paths) vm(id string) string {
 	return filepath.Join(p.vms(), id)
 }
 func (p paths) trustedKeys() string { return filepath.Join(p.config, "trusted-keys") }
-func (p paths) keys() string        { return filepath.Join(p.config, "keys") }
+
+// dnsRoot has a directory for each network whose DNS server runs.
+func (p paths) dnsRoot() string             { return filepath.Join(p.cache, "dns") }
+func (p paths) dns(networkID string) string { return filepath.Join(p.dnsRoot(), networkID) }
+
+func (p paths) keys() string { return filepath.Join(p.config, "keys") }
 
 // abs returns the absolute path of something stored relative to the cache.
 func (p paths) abs(rel string) string {

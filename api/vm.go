@@ -70,6 +70,8 @@ type VMCreateInput struct {
 	DiskLimit  *mvm.VMLimit    // of the root disk
 	NetLimit   *mvm.VMLimit    // in each direction
 	Isolate    bool            // apart from all other VMs of its network
+	Egress     []string        // networks and names outside that it may reach: nil for all, empty for none; see mvm.CheckEgress
+	DNSServer  string          // addresses of DNS servers that answer it; "" takes defaults.vm dns_server
 	Publish    []string        // ports of the host: [ADDRESS:]PORT:GUESTPORT[/tcp|/udp]
 
 	id string // "" makes one
@@ -114,6 +116,7 @@ type VMNetworking struct {
 	DNS     string `json:"dns"`
 
 	Published []string `json:"published"` // ports of the host that lead here: [address:]port:port/protocol
+	Egress    string   `json:"egress"`    // what it may reach outside: allow, deny, or a list
 	Isolated  bool     `json:"isolated"`  // apart from all other VMs of the network
 }
 

@@ -152,6 +152,7 @@ func (c *core) endByItself(ctx context.Context, vm *mvm.VMInstanceItem) error {
 			// What cannot be removed is taken up by the next start, or the removal.
 			_ = (&tapStep{c: c, VMID: vm.ID, Name: vm.TapDevice}).Revert(ctx)
 			_ = c.endServer(ctx, vm)
+			_, _ = c.refreshDNS(ctx, vm.NetworkID, vm.ID)
 			_ = c.clearVMM(ctx, vm.ID)
 			return nil
 		}}},

@@ -27,7 +27,7 @@ func (o *VMOperation) Export(ctx context.Context, in VMInput) (*mvm.VMExportConf
 		Compute:     &mvm.VMExportComputeConfig{VCPUs: &vm.VCPUCount, Mem: &vm.MemSizeMiB},
 		Image:       &mvm.VMExportImageConfig{DiskSize: strconv.Itoa(vm.DiskSizeMiB) + "M"},
 		Kernel:      &mvm.VMExportKernelConfig{},
-		Network:     &mvm.VMExportNetworkConfig{IP: vm.IPv4, MAC: vm.MAC},
+		Network:     &mvm.VMExportNetworkConfig{IP: vm.IPv4, MAC: vm.MAC, Egress: vm.Options.Egress},
 		Boot:        &mvm.VMExportBootConfig{Args: deref(vm.BootArgs), EnableConsole: &vm.EnableConsole},
 		Firecracker: &mvm.VMExportFirecrackerConfig{EnableAPISocket: &yes, PCIEnabled: &vm.PCIEnabled, LSMFlags: deref(vm.LSMFlags), NestedVirt: &vm.NestedVirt, CPUConfig: string(vm.CPUConfig)},
 		CloudInit:   &mvm.VMExportCloudInitConfig{Mode: vm.CloudInitMode, User: deref(vm.SSHUser), NocloudNetPort: vm.NocloudNetPort},

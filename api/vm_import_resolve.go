@@ -132,6 +132,7 @@ func (r *importing) network(ctx context.Context, in *VMCreateInput) error {
 	if n == nil {
 		return nil
 	}
+	in.Egress = n.Egress
 	var found *mvm.NetworkItem
 	for _, x := range r.inv.networks {
 		if x.Name == n.Name {

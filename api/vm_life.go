@@ -216,7 +216,9 @@ func (c *core) end(ctx context.Context, st *store.Store, vm *mvm.VMInstanceItem,
 	if exit, err := vmm.ReadExit(c.paths.vm(vm.ID)); err == nil && exit.Code >= 0 && vm.ExitCode == nil {
 		vm.ExitCode = &exit.Code
 	}
-	return errors.Join((&tapStep{c: c, VMID: vm.ID, Name: vm.TapDevice}).Revert(ctx), c.endServer(ctx, vm))
+	err = errors.Join((&tapStep{c: c, VMID: vm.ID, Name: vm.TapDevice}).Revert(ctx), c.endServer(ctx, vm))
+	_, _ = c.refreshDNS(ctx, vm.NetworkID, vm.ID) // its names are a matter of the next VM's
+	return err
 }
 
 // Remove stops VMs and removes all that belongs to them: process, tap, rules,
@@ -246,7 +248,7 @@ func (o *VMOperation) Remove(ctx context.Context, in VMInput, opts ...Option) (m
 // forward: each part may be gone already, and a crash is finished by the next
 // command. A VM in one of the phases to spare is refused.
 func (c *core) removeVM(ctx context.Context, vm *mvm.VMInstanceItem, spare []mvm.VMStatus) error {
-	steps := []op.Step{&vmmStep{c: c, VMID: vm.ID}, &tapStep{c: c, VMID: vm.ID, Name: vm.TapDevice}, &dirStep{c: c, VMID: vm.ID}}
+	steps := []op.Step{&vmmStep{c: c, VMID: vm.ID}, &tapStep{c: c, VMID: vm.ID, Name: vm.TapDevice}, &dnsStep{c: c, NetworkID: vm.NetworkID, VMID: vm.ID}, &dirStep{c: c, VMID: vm.ID}}
 	if vm.CloudInitMode == mvm.CloudInitNet {
 		steps = append(steps, &nocloudStep{c: c, VMID: vm.ID})
 	}

@@ -82,12 +82,15 @@ func (o *VMOperation) Inspect(ctx context.Context, in VMInput) (*VMInspect, erro
 	if vm.Kernel != nil {
 		out.Filesystem.Kernel = c.paths.abs(vm.Kernel.Path)
 	}
-	out.Networking = VMNetworking{IPv4: vm.IPv4, MAC: vm.MAC, Tap: vm.TapDevice, DNS: vm.DNSServer, Published: vm.Options.Publish, Isolated: vm.Options.Isolate}
+	out.Networking = VMNetworking{IPv4: vm.IPv4, MAC: vm.MAC, Tap: vm.TapDevice, DNS: vm.DNSServer, Published: vm.Options.Publish, Egress: mvm.EgressText(vm.Options.Egress), Isolated: vm.Options.Isolate}
 	if out.Networking.Published == nil {
 		out.Networking.Published = []string{}
 	}
 	if n := vm.Network; n != nil {
 		out.Networking.Network, out.Networking.Bridge, out.Networking.Subnet, out.Networking.Gateway = n.Name, n.Bridge, n.Subnet, n.IPv4Gateway
+		if n.DNSEnabled {
+			out.Networking.DNS = n.IPv4Gateway
+		}
 	}
 	taps, err := c.net.Taps(ctx)
 	if err != nil {

@@ -21,12 +21,29 @@ func (in VMCreateInput) validateOptions() error {
 			return err
 		}
 	}
+	if _, err := mvm.CheckEgress(in.Egress); err != nil {
+		return err
+	}
+	if in.DNSServer != "" {
+		if err := checkDNS(in.DNSServer); err != nil {
+			return err
+		}
+	}
 	for _, l := range []*mvm.VMLimit{in.DiskLimit, in.NetLimit} {
 		if err := validateLimit(l); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// chooseDNS chooses who answers the VM: what was asked for, or what the setting was
+// changed to. The setting's default leaves it to the host's resolvers where the
+// network has DNS.
+func (p *vmPlan) chooseDNS(in VMCreateInput) {
+	d, _ := mvm.SettingOf("defaults.vm", "dns_server")
+	p.item.DNSServer = firstOf(in.DNSServer, p.set.str("defaults.vm", "dns_server"))
+	p.item.Options.OwnDNS = in.DNSServer != "" || p.item.DNSServer != d.Default
 }
 
 func validateMetadata(data json.RawMessage) error {
@@ -49,6 +66,11 @@ func validateLimit(l *mvm.VMLimit) error {
 func (p *vmPlan) chooseOptions(in VMCreateInput) error {
 	o := &p.item.Options
 	o.NoJailer, o.Isolate = in.NoJailer, in.Isolate
+	p.chooseDNS(in)
+	var err error
+	if o.Egress, err = mvm.CheckEgress(in.Egress); err != nil {
+		return err
+	}
 	o.VsockPort = uint32(in.VsockPort) //nolint:gosec // checked by validateOptions
 	if o.VsockPort == 0 {
 		o.VsockPort = p.c.defaultAgentPort(p.set)
@@ -80,7 +102,9 @@ func (p *vmPlan) applyOptions(l *vmm.Launch) {
 	o := &p.item.Options
 	l.Disks[0].Writeback, l.Disks[0].Limit, l.HugePages, l.Metadata = o.Writeback, rateLimit(o.DiskLimit), o.HugePg, o.Metadata
 	for i := range l.NICs {
-		l.NICs[i].RX, l.NICs[i].TX = rateLimit(o.NetLimit), rateLimit(o.NetLimit)
+		if limitsItself(p.item) {
+			l.NICs[i].RX, l.NICs[i].TX = rateLimit(o.NetLimit), rateLimit(o.NetLimit)
+		}
 	}
 	if b := o.Balloon; b != nil {
 		l.Balloon = &vmm.Balloon{MiB: b.MiB, DeflateOnOOM: b.DeflateOnOOM, StatsSec: b.StatsSec}

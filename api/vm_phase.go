@@ -32,6 +32,7 @@ func (s *stopStep) Revert(ctx context.Context) error {
 	}
 	if vm != nil {
 		err = s.c.endServer(ctx, vm)
+		_, _ = s.c.refreshDNS(ctx, vm.NetworkID, vm.ID)
 	}
 	return errors.Join(err, (&tapStep{c: s.c, VMID: s.VMID, Name: s.Tap}).Revert(ctx))
 }

@@ -71,8 +71,8 @@ func (c *core) planCreate(ctx context.Context, st *store.Store, inv *inventory, 
 	item := &mvm.VMInstanceItem{
 		ID: firstOf(in.id, newID()), Name: in.Name, Status: mvm.StatusStarting, CreatedAt: now(), UpdatedAt: now(),
 		VCPUCount: or(in.VCPUCount, set.num("defaults.vm", "vcpu_count")), MemSizeMiB: or(in.MemSizeMiB, set.num("defaults.vm", "mem_size_mib")),
-		CloudInitMode: mvm.CloudInitOff, DNSServer: set.str("defaults.vm", "dns_server"),
-		PCIEnabled: or(in.PCIEnabled, set.flag("defaults.vm", "pci_enabled")), NestedVirt: or(in.NestedVirt, set.flag("defaults.vm", "nested_virt")),
+		CloudInitMode: mvm.CloudInitOff,
+		PCIEnabled:    or(in.PCIEnabled, set.flag("defaults.vm", "pci_enabled")), NestedVirt: or(in.NestedVirt, set.flag("defaults.vm", "nested_virt")),
 		EnableLogging: or(in.EnableLogging, set.flag("defaults.vm", "enable_logging")), EnableMetrics: or(in.EnableMetrics, set.flag("defaults.vm", "enable_metrics")),
 		EnableConsole: or(in.EnableConsole, set.flag("defaults.vm", "enable_console")),
 		CPUConfig:     in.CPUConfig, SSHKeys: []string{},
@@ -132,6 +132,9 @@ func (p *vmPlan) finish(ctx context.Context) error {
 	it.LogPath, it.SerialOutputPath = optional(filepath.Join(dir, files.Log)), optional(filepath.Join(dir, files.Console))
 	it.RelaySocketPath = optional(filepath.Join(dir, files.ConsoleSocket))
 	if err := p.chooseJail(ctx); err != nil {
+		return err
+	}
+	if err := p.c.checkVMDNS(ctx, p.network, it); err != nil {
 		return err
 	}
 	_, err := p.driver.Render(p.launch())
@@ -317,6 +320,7 @@ func (p *vmPlan) startSteps() []op.Step {
 		&seedStep{c: c, Path: filepath.Join(c.paths.vm(id), seedName), base: p.initrd, config: p.bootConfig},
 		&netStep{c: c, spec: networkSpecFor(p.network, p.item)},
 		&tapStep{c: c, VMID: id, Name: p.item.TapDevice, plan: p},
+		&dnsStep{c: c, NetworkID: p.network.ID, VMID: id},
 	}, p.cloudInitBefore(), []op.Step{&vmmStep{c: c, VMID: id, plan: p}}, p.cloudInitAfter())
 }
 

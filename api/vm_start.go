@@ -78,6 +78,9 @@ func (p *vmPlan) finishStart(ctx context.Context) error {
 	if err := p.chooseJail(ctx); err != nil {
 		return err
 	}
+	if err := p.c.checkVMDNS(ctx, p.network, p.item); err != nil {
+		return err
+	}
 	_, err := p.driver.Render(p.launch())
 	return err
 }

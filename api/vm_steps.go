@@ -173,6 +173,8 @@ func (c *core) decoders() map[string]op.Decoder {
 		"seed":          decode(func() op.Step { return &seedStep{c: c} }),
 		"network":       decode(func() op.Step { return &netStep{c: c} }),
 		"tap":           decode(func() op.Step { return &tapStep{c: c} }),
+		"reach":         decode(func() op.Step { return &reachStep{c: c} }),
+		"dns":           decode(func() op.Step { return &dnsStep{c: c} }),
 		"identity":      decode(func() op.Step { return &identityStep{c: c} }),
 		"clear":         decode(func() op.Step { return &clearStep{c: c} }),
 		"act":           decode(func() op.Step { return &actStep{} }),

@@ -3,8 +3,10 @@ package api
 import (
 	"context"
 	"encoding/json"
+	"errors"
 
 	"github.com/mvmctl/mvm"
+	"github.com/mvmctl/mvm/internal/op"
 	"github.com/mvmctl/mvm/internal/store"
 	"github.com/mvmctl/mvm/internal/vmm"
 )
@@ -16,15 +18,19 @@ type VMUpdateInput struct {
 	DiskLimit   *mvm.VMLimit    // of the root disk; all zero takes the limit away
 	NetLimit    *mvm.VMLimit    // in each direction; all zero takes the limit away
 	Metadata    json.RawMessage // replaces what the metadata service holds
+	Egress      *[]string       // what it may reach outside: a nil list for all, an empty one for nothing
 }
 
 func (in VMUpdateInput) validate() error {
-	if in.BalloonMiB == nil && in.DiskLimit == nil && in.NetLimit == nil && in.Metadata == nil {
+	if in.BalloonMiB == nil && in.DiskLimit == nil && in.NetLimit == nil && in.Metadata == nil && in.Egress == nil {
 		return mvm.Errorf(mvm.ErrInvalid, "nothing is to be changed").WithHint("say what, for example --net-limit 10M")
 	}
 	b := VMCreateInput{DiskLimit: in.DiskLimit, NetLimit: in.NetLimit, Metadata: in.Metadata}
 	if in.BalloonMiB != nil {
 		b.Balloon = &mvm.VMBalloon{MiB: *in.BalloonMiB}
+	}
+	if in.Egress != nil {
+		b.Egress = *in.Egress
 	}
 	return b.validateOptions()
 }
@@ -71,11 +77,33 @@ func (c *core) update(ctx context.Context, vm *mvm.VMInstanceItem, in VMUpdateIn
 		}
 		opts.Metadata = in.Metadata
 	}
-	err := c.withClaim(ctx, vm, mvm.VerbUpdate, vm.Status, "updated as asked", func(ctx context.Context) error { return c.updateLive(ctx, vm, in) })
-	if err != nil {
-		vm.Options = was
+	if in.Egress != nil {
+		n, err := c.st.GetNetwork(ctx, vm.NetworkID)
+		if err != nil {
+			return err
+		}
+		if opts.Egress, err = mvm.CheckEgress(*in.Egress); err == nil {
+			err = namesNeedDNS(n, opts.Egress)
+		}
+		if err != nil {
+			vm.Options = was
+			return err
+		}
 	}
-	return err
+	live := func(ctx context.Context) error { return c.updateLive(ctx, vm, in) }
+	var step op.Step = &actStep{live}
+	if in.Egress != nil || in.NetLimit != nil {
+		step = &reachStep{c: c, VMID: vm.ID, do: live}
+	}
+	if err := c.claimFor(ctx, vm, mvm.VerbUpdate, vm.Status, "updated as asked", step); err != nil {
+		vm.Options = was
+		return err
+	}
+	if in.Egress != nil {
+		_, err := c.refreshDNS(ctx, vm.NetworkID, "") // opens again what its new rules have closed
+		return err
+	}
+	return nil
 }
 
 // updateLive changes a VM that runs.
@@ -110,7 +138,15 @@ func (c *core) updateLive(ctx context.Context, vm *mvm.VMInstanceItem, in VMUpda
 			}
 			return true, l.LimitDisk(ctx, "rootfs", rateLimit(in.DiskLimit))
 		}},
+		{in.Egress != nil, "what may be reached", func() (bool, error) {
+			// First who opens addresses, then what is open.
+			_, err := c.refreshDNSWith(ctx, vm.NetworkID, "", vm)
+			return true, errors.Join(err, c.retap(ctx, vm))
+		}},
 		{in.NetLimit != nil, "the limit of an interface", func() (bool, error) {
+			if !limitsItself(vm) {
+				return true, c.retap(ctx, vm)
+			}
 			l, ok := m.(vmm.NICLimiter)
 			if !ok {
 				return false, nil

@@ -35,13 +35,14 @@ type world struct {
 	root   bool
 	fc     vmm.Probe // what Firecracker says of this machine
 
-	listening int // a port of the host that a program listens on
+	names     *fakeNames // the DNS servers
+	listening int        // a port of the host that a program listens on
 }
 
 func newWorld(t *testing.T) *world {
 	t.Helper()
 	return &world{
-		t: t, dir: t.TempDir(), net: &nettest.Fake{}, driver: newLiveDriver(t), root: true,
+		t: t, dir: t.TempDir(), net: &nettest.Fake{}, names: &fakeNames{}, driver: newLiveDriver(t), root: true,
 		fc: vmm.Probe{Problems: []vmm.Problem{{What: "there is no firecracker", Hint: "get it", Fatal: true}}},
 	}
 }
@@ -71,7 +72,7 @@ func (w *world) open() *Client {
 		return w.driver
 	}
 	c.firecracker = func(string) vmm.Driver { return probed{Driver: vmmtest.NewFake(), name: "firecracker", probe: w.fc} }
-	c.serve = serveLocally
+	c.serve, c.dns = serveLocally, w.names
 	w.t.Cleanup(func() { _ = m.Close() })
 	return m
 }

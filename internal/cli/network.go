@@ -16,7 +16,7 @@ func (a *app) networkCommands() *cobra.Command {
 		Long: `Manage the bridge networks that VMs are on. The network "default" is made by init
 or by the first VM.`,
 		Example: "  mvm network create lab\n  mvm network ls",
-	}, newNetworkCreate(a), newNetworkList(a), newNetworkInspect(a), newNetworkDefault(a), newNetworkSync(a), newNetworkRemove(a))
+	}, newNetworkCreate(a), newNetworkList(a), newNetworkInspect(a), newNetworkDefault(a), newNetworkSync(a), newNetworkDNS(a), newNetworkDenials(a), newNetworkRemove(a))
 }
 
 type networkListOptions struct{ long bool }

@@ -11,7 +11,7 @@ import (
 
 type networkCreateOptions struct {
 	input          api.NetworkCreateInput
-	noNAT          bool
+	noNAT, noDNS   bool
 	nonInteractive bool
 }
 
@@ -21,7 +21,8 @@ func newNetworkCreate(a *app) *cobra.Command {
 		Use:   "create NAME",
 		Short: "Make a network",
 		Long: `Make a network: a bridge with an address of this host's as gateway, apart from
-all other networks. Without --subnet it gets a free one. Its VMs reach the outside
+all other networks. Without --subnet it gets a free one. Its VMs know each other by
+name (web or web.mvm), and reach the outside
 by this host's address, through whichever interface the default route names at the
 time, unless --nat-gateways names some.`,
 		Example: `  mvm network create lab
@@ -35,6 +36,7 @@ time, unless --nat-gateways names some.`,
 	f.StringVar(&in.Subnet, "subnet", "", "subnet, such as 172.27.1.0/24; a free one when not given")
 	f.StringVar(&in.IPv4Gateway, "ipv4-gateway", "", "this host's address in the subnet (default: the first)")
 	f.BoolVar(&o.noNAT, "no-nat", false, "no way out: VMs reach each other and this host alone")
+	f.BoolVar(&o.noDNS, "no-dns", false, "no DNS on the gateway: VMs do not know each other's names")
 	f.StringSliceVar(&in.NATGateways, "nat-gateways", nil, "interfaces that VMs may leave by")
 	f.BoolVarP(&in.SetDefault, "default", "d", false, "put new VMs on it when no network is named")
 	f.BoolVar(&in.AllowPublicSubnet, "allow-public-subnet", false, "take a subnet that belongs to somebody on the internet")
@@ -45,6 +47,10 @@ time, unless --nat-gateways names some.`,
 		if cmd.Flags().Changed("no-nat") {
 			nat := !o.noNAT
 			in.NATEnabled = &nat
+		}
+		if cmd.Flags().Changed("no-dns") {
+			dns := !o.noDNS
+			in.DNSEnabled = &dns
 		}
 		return o.run(ctx, m, a)
 	}))

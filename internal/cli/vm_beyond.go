@@ -17,6 +17,7 @@ type vmBeyond struct {
 	balloon             int
 	metadata            string
 	diskLimit, netLimit string
+	egress              string
 
 	binary, path string
 	vsockPort    int
@@ -31,6 +32,7 @@ func (b *vmBeyond) changeable(f *pflag.FlagSet) {
 	f.IntVar(&b.balloon, "balloon", 0, "MiB of memory that the guest is to give up; needs a balloon device, which --balloon at create makes")
 	f.StringVar(&b.metadata, "metadata", "", "file with a JSON object for the guest's metadata service (Firecracker's MMDS v2); - is stdin")
 	f.StringVar(&b.diskLimit, "disk-limit", "", "limit of the root disk: "+limitHelp)
+	f.StringVar(&b.egress, "egress", "", "what it may reach outside its network: allow, deny, or a list such as 192.0.2.0/24,example.com,*.example.org")
 	f.StringVar(&b.netLimit, "net-limit", "", "limit of the network in each direction: "+limitHelp)
 }
 
@@ -58,7 +60,12 @@ func (b *vmBeyond) resolve(cmd *cobra.Command, in *api.VMCreateInput) error {
 	if in.DiskLimit, err = limit(cmd, "disk-limit", b.diskLimit); err != nil {
 		return err
 	}
-	in.NetLimit, err = limit(cmd, "net-limit", b.netLimit)
+	if in.NetLimit, err = limit(cmd, "net-limit", b.netLimit); err != nil {
+		return err
+	}
+	if cmd.Flags().Changed("egress") {
+		in.Egress, err = mvm.ParseEgress(b.egress)
+	}
 	return err
 }
 

@@ -44,6 +44,7 @@ reaches, until it was read.`,
 		Example: `  mvm vm create web --wait
   mvm vm create db --image debian:12 --vcpu 2 --mem 2G --disk-size 20G
   mvm vm create node --count 3 --atomic
+  mvm vm create ci --egress deb.debian.org,10.0.0.0/8 --net-limit 10M
   mvm vm create app --image debian:12 --cloudinit-config user-data.yaml`,
 		Args:              needs(1, 1, "a name for the VM"),
 		ValidArgsFunction: fixed(),

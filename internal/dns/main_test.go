@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+
 	"sync"
 	"testing"
 	"time"
@@ -214,4 +215,14 @@ func zoneOf(hosts ...Host) Zone {
 
 func dialerFrom(guest string) *net.Dialer {
 	return &net.Dialer{Timeout: patience, LocalAddr: &net.TCPAddr{IP: netip.MustParseAddr(guest).AsSlice()}}
+}
+
+// netFileAddr is where a listening socket listens.
+func netFileAddr(f *os.File) (netip.AddrPort, error) {
+	l, err := net.FileListener(f)
+	if err != nil {
+		return netip.AddrPort{}, err
+	}
+	defer func() { _ = l.Close() }()
+	return l.Addr().(*net.TCPAddr).AddrPort(), nil
 }

@@ -63,34 +63,34 @@ type state struct {
 
 // Ensure starts the server where it does not run, or runs for a bridge that is gone.
 // Its zone has been written. It outlives the caller. Calls for one network must not
-// run at once.
-func (s Server) Ensure(ctx context.Context) error {
+// run at once. It says whether one was started.
+func (s Server) Ensure(ctx context.Context) (started bool, err error) {
 	want := state{Listen: s.Listen}
 	if s.Device != "" {
 		dev, err := net.InterfaceByName(s.Device)
 		if err != nil {
-			return mvm.Errorf(mvm.ErrNotFound, "the bridge %s is not there: %w", s.Device, err).WithHint("run 'mvm network sync'")
+			return false, mvm.Errorf(mvm.ErrNotFound, "the bridge %s is not there: %w", s.Device, err).WithHint("run 'mvm network sync'")
 		}
 		want.Device = dev.Index
 	}
 	now, err := readState(s.Dir)
 	if want.ID = now.ID; err == nil && now == want && proc.Alive(now.ID) {
-		return nil
+		return false, nil
 	}
 	if err := Stop(ctx, s.NetworkID, s.Dir); err != nil { // also one whose starter died before it wrote that down
-		return err
+		return false, err
 	}
 	if want.ID, err = s.start(ctx); err != nil {
-		return err
+		return false, err
 	}
 	data, err := json.Marshal(want)
 	if err == nil {
 		err = fsx.SwapFile(filepath.Join(s.Dir, stateFile), data, 0o600)
 	}
 	if err != nil {
-		return errors.Join(err, Stop(context.WithoutCancel(ctx), s.NetworkID, s.Dir))
+		return false, errors.Join(err, Stop(context.WithoutCancel(ctx), s.NetworkID, s.Dir))
 	}
-	return nil
+	return true, nil
 }
 
 func (s Server) start(ctx context.Context) (proc.Identity, error) {
@@ -118,12 +118,6 @@ func Running(dir string) (proc.Identity, error) {
 		return proc.Identity{}, mvm.Errorf(mvm.ErrNotFound, "no DNS server runs")
 	}
 	return now.ID, nil
-}
-
-// Started says whether a server was started and not stopped since, alive or not.
-func Started(dir string) bool {
-	_, err := os.Stat(filepath.Join(dir, stateFile))
-	return err == nil
 }
 
 func readState(dir string) (state, error) {

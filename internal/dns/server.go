@@ -121,6 +121,10 @@ func (s *server) forward(x *index, guest *Host, r, m *dns.Msg, overTCP bool) {
 			m.Extra = append([]dns.RR{rr}, m.Extra...)
 		}
 	}
+	if now := s.zone.Load().byAddr[guest.Addr]; now == nil || now.VMID != guest.VMID || !now.mayAsk(r.Question[0].Name) {
+		m.Rcode, m.Answer, m.Ns = dns.RcodeRefused, nil, nil // its list has changed meanwhile
+		return
+	}
 	if !guest.Limited {
 		return
 	}

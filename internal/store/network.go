@@ -10,10 +10,10 @@ import (
 var networks = table[mvm.NetworkItem]{
 	name: "networks", noun: "network", soft: true,
 	cols: []string{"id", "name", "subnet", "bridge", "ipv4_gateway", "bridge_active", "nat_enabled", "is_default", "is_present",
-		"created_at", "updated_at", "deleted_at", "nat_gateways"},
+		"created_at", "updated_at", "deleted_at", "nat_gateways", "dns_enabled"},
 	fields: func(n *mvm.NetworkItem) []any {
 		return []any{&n.ID, &n.Name, &n.Subnet, &n.Bridge, &n.IPv4Gateway, &n.BridgeActive, &n.NATEnabled, &n.IsDefault, &n.IsPresent,
-			&n.CreatedAt, &n.UpdatedAt, &n.DeletedAt, &n.NATGateways}
+			&n.CreatedAt, &n.UpdatedAt, &n.DeletedAt, &n.NATGateways, &n.DNSEnabled}
 	},
 	stamp: func(n *mvm.NetworkItem) []*string { return []*string{&n.CreatedAt, &n.UpdatedAt} },
 	unique: map[string]taken{

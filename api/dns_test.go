@@ -1,0 +1,387 @@
+package api
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"io/fs"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/mvmctl/mvm"
+	"github.com/mvmctl/mvm/internal/dns"
+	"github.com/mvmctl/mvm/internal/network"
+	"github.com/mvmctl/mvm/internal/proc"
+	"github.com/mvmctl/mvm/internal/vmm"
+)
+
+// fakeNames runs DNS servers that are files, so that several processes see the same.
+type fakeNames struct {
+	taken error // the port is
+	fail  error // starting
+}
+
+const fakeServer = "fake-server"
+
+func (f *fakeNames) Ensure(_ context.Context, s dns.Server) (bool, error) {
+	if f.fail != nil {
+		return false, f.fail
+	}
+	if f.Running(s.Dir) {
+		return false, nil
+	}
+	return true, os.WriteFile(filepath.Join(s.Dir, fakeServer), []byte(s.Listen.String()+" on "+s.Device), 0o600)
+}
+
+func (f *fakeNames) Running(dir string) bool {
+	_, err := os.Stat(filepath.Join(dir, fakeServer))
+	return err == nil
+}
+
+func (f *fakeNames) Stop(_ context.Context, _, dir string) error {
+	if err := os.Remove(filepath.Join(dir, fakeServer)); !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return nil
+}
+
+func (f *fakeNames) PortFree(context.Context, netip.AddrPort) error { return f.taken }
+
+// zone is what the DNS server of a network knows: NAME ADDRESS, with the names that it
+// may ask for. It is nil while none runs.
+func (w *world) zone(n *mvm.NetworkItem) []string {
+	w.t.Helper()
+	dir := filepath.Join(w.dir, "cache", "dns", n.ID)
+	if !w.names.Running(dir) {
+		if entries, err := os.ReadDir(dir); err == nil {
+			w.t.Errorf("no server runs, and there is %v", entries)
+		}
+		return nil
+	}
+	var z dns.Zone
+	data, err := os.ReadFile(filepath.Join(dir, "zone.json"))
+	if err == nil {
+		err = json.Unmarshal(data, &z)
+	}
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	lines := []string{}
+	for _, h := range z.Hosts {
+		line := h.Name + " " + h.Addr.String()
+		if h.Limited {
+			line += " asks " + strings.Join(h.Names, ",")
+		}
+		if len(h.Servers) > 0 {
+			line += " from " + strings.Join(h.Servers, ",")
+		}
+		lines = append(lines, line)
+	}
+	return lines
+}
+
+func (w *world) wantZone(what string, n *mvm.NetworkItem, want ...string) {
+	w.t.Helper()
+	if diff := cmp.Diff(want, w.zone(n)); diff != "" {
+		w.t.Errorf("%s (-want +got):\n%s", what, diff)
+	}
+}
+
+func vmSel(name string) VMInput { return VMInput{Identifiers: []string{name}, Force: true} }
+
+// The DNS server of a network knows the VMs that run, and runs as long as there are
+// any, whichever way they come and go.
+func TestDNSFollowsVMs(t *testing.T) {
+	w := newWorld(t)
+	m := w.open()
+	w.stock(m)
+	ctx := t.Context()
+	n := w.makeNetwork(m, NetworkCreateInput{Name: "lab", Subnet: "172.28.0.0/24"})
+	w.wantZone("a new network", n)
+	create := func(in VMCreateInput) {
+		t.Helper()
+		in.NetworkName = "lab"
+		if _, err := m.VM.Create(ctx, in); err != nil {
+			t.Fatal(err)
+		}
+	}
+	create(VMCreateInput{Name: "web"})
+	w.wantZone("one VM", n, "web 172.28.0.2")
+	create(VMCreateInput{Name: "db", Egress: []string{"*.b.org", "10.0.0.0/8", "a.org"}, DNSServer: "9.9.9.9, 8.8.8.8"})
+	w.wantZone("two VMs", n, "web 172.28.0.2", "db 172.28.0.3 asks *.b.org,a.org from 9.9.9.9,8.8.8.8")
+	if got := string(must(os.ReadFile(filepath.Join(w.dir, "cache", "dns", n.ID, fakeServer)))(t)); got != "172.28.0.1:53 on mvm-lab" {
+		t.Errorf("the server is at %q", got)
+	}
+	boot := bootConfigOf(t, w, m, "db")
+	if !slices.Equal(boot, []string{"172.28.0.1"}) {
+		t.Errorf("the guest asks %v", boot)
+	}
+	if _, err := m.VM.Stop(ctx, vmSel("web")); err != nil {
+		t.Fatal(err)
+	}
+	w.wantZone("one has stopped", n, "db 172.28.0.3 asks *.b.org,a.org from 9.9.9.9,8.8.8.8")
+	if _, err := m.VM.Start(ctx, vmSel("web")); err != nil {
+		t.Fatal(err)
+	}
+	// A server that was killed is there again with the next command, whichever it is.
+	dir := filepath.Join(w.dir, "cache", "dns", n.ID)
+	if err := os.Remove(filepath.Join(dir, fakeServer)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := w.open().Network.ListAll(ctx); err != nil || !w.names.Running(dir) {
+		t.Errorf("after the server was killed: %v", err)
+	}
+	// A VM that cannot be started leaves no trace in it.
+	w.net.Fail = func(effect string) error {
+		if strings.HasPrefix(effect, "make tap") {
+			return errors.New("no more taps")
+		}
+		return nil
+	}
+	if _, err := m.VM.Create(ctx, VMCreateInput{Name: "never", NetworkName: "lab"}); err == nil {
+		t.Error("a VM without a tap")
+	}
+	w.net.Fail = nil
+	w.wantZone("after one that failed", n, "web 172.28.0.2", "db 172.28.0.3 asks *.b.org,a.org from 9.9.9.9,8.8.8.8")
+	web := mustVM(t, m, "web")
+	handle := must(handleOf(web))(t)
+	w.driver.End(web.ID, vmm.Exit{Code: 0})
+	if err := errors.Join(proc.WaitExit(ctx, handle.VMM), m.core.recordEnd(ctx, web.ID)); err != nil {
+		t.Fatal(err)
+	}
+	w.wantZone("one ended by itself", n, "db 172.28.0.3 asks *.b.org,a.org from 9.9.9.9,8.8.8.8")
+	if _, err := m.VM.Remove(ctx, VMInput{Identifiers: []string{"db", "web"}, Force: true}); err != nil {
+		t.Fatal(err)
+	}
+	w.wantZone("the last was removed", n)
+}
+
+func must[T any](v T, err error) func(*testing.T) T {
+	return func(t *testing.T) T {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+		return v
+	}
+}
+
+// bootConfigOf is which DNS servers a VM's guest would be told.
+func bootConfigOf(t *testing.T, w *world, m *Client, name string) []string {
+	t.Helper()
+	vm := mustVM(t, m, name)
+	inv := must(loadInventory(t.Context(), m.core.st))(t)
+	p, err := m.core.planFrom(t.Context(), m.core.st, inv, vm, vm.NetworkID)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if p.identity, err = m.core.loadIdentity(vm.ID); err != nil {
+		t.Fatal(err)
+	}
+	return must(p.bootConfig())(t).Network.DNS
+}
+
+func TestDNSOnAndOff(t *testing.T) {
+	w := newWorld(t)
+	m := w.open()
+	w.stock(m)
+	ctx := t.Context()
+	off := false
+	n := w.makeNetwork(m, NetworkCreateInput{Name: "lab", Subnet: "172.28.0.0/24", DNSEnabled: &off})
+	rules := func() int {
+		return len(must(w.net.Observe(ctx, networkSpec(mustGet(t, m, "lab"))))(t).Rules)
+	}
+	without := rules()
+	if _, err := m.VM.Create(ctx, VMCreateInput{Name: "web", NetworkName: "lab"}); err != nil {
+		t.Fatal(err)
+	}
+	w.wantZone("without DNS", n)
+	if got := bootConfigOf(t, w, m, "web"); !slices.Equal(got, []string{"1.1.1.1"}) {
+		t.Errorf("the guest asks %v", got)
+	}
+	_, err := m.VM.Create(ctx, VMCreateInput{Name: "few", NetworkName: "lab", Egress: []string{"a.org"}})
+	refused(t, err, mvm.ErrConflict, "no DNS of its own")
+	egress := []string{"a.org"}
+	_, err = m.VM.Update(ctx, VMUpdateInput{Identifiers: []string{"web"}, Egress: &egress})
+	refused(t, err, mvm.ErrConflict, "no DNS of its own")
+
+	w.names.taken = mvm.Errorf(mvm.ErrExists, "another program of this host listens on port 53")
+	_, err = m.Network.SetDNS(ctx, netSel("lab"), true)
+	refused(t, err, mvm.ErrExists, "listens on port 53")
+	w.names.taken = nil
+	if mustGet(t, m, "lab").DNSEnabled {
+		t.Error("a refusal switched it on")
+	}
+	for range 2 {
+		if n, err := m.Network.SetDNS(ctx, netSel("lab"), true); err != nil || !n.DNSEnabled {
+			t.Fatal(err)
+		}
+		w.wantZone("switched on", n, "web 172.28.0.2")
+		if got := rules(); got != without+2 {
+			t.Errorf("%d rules with DNS, %d without", got, without)
+		}
+	}
+	if _, err := m.VM.Update(ctx, VMUpdateInput{Identifiers: []string{"web"}, Egress: &egress}); err != nil {
+		t.Fatal(err)
+	}
+	_, err = m.Network.SetDNS(ctx, netSel("lab"), false)
+	refused(t, err, mvm.ErrConflict, `VM "web" may reach names`)
+	deny := []string{}
+	if _, err := m.VM.Update(ctx, VMUpdateInput{Identifiers: []string{"web"}, Egress: &deny}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := m.Network.SetDNS(ctx, netSel("lab"), false); err != nil {
+		t.Fatal(err)
+	}
+	w.wantZone("switched off", n)
+	if got := rules(); got != without {
+		t.Errorf("%d rules after it was switched off, %d before", got, without)
+	}
+	// A port that a program of the host has is told before anything is made.
+	if _, err := m.Network.SetDNS(ctx, netSel("lab"), true); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := m.VM.Stop(ctx, vmSel("web")); err != nil {
+		t.Fatal(err)
+	}
+	w.names.taken = mvm.Errorf(mvm.ErrExists, "another program of this host listens on port 53")
+	before := w.state()
+	_, err = m.VM.Create(ctx, VMCreateInput{Name: "late", NetworkName: "lab"})
+	refused(t, err, mvm.ErrExists, "listens on port 53")
+	_, err = m.VM.Start(ctx, vmSel("web"))
+	refused(t, err, mvm.ErrExists, "listens on port 53")
+	if hint := mvm.HintOf(err); !strings.Contains(hint, "mvm network dns lab off") {
+		t.Errorf("the hint is %q", hint)
+	}
+	if diff := cmp.Diff(before, w.state()); diff != "" {
+		t.Errorf("a refusal had effects:\n%s", diff)
+	}
+	w.names.taken, w.root = nil, false
+	_, err = m.Network.SetDNS(ctx, netSel("lab"), false)
+	refused(t, err, mvm.ErrPrivilege, "mvm network dns lab off")
+}
+
+// What a VM may reach is held on every path that starts one.
+func TestEgressIsKept(t *testing.T) {
+	w := newWorld(t)
+	m := w.open()
+	w.stock(m)
+	ctx := t.Context()
+	list := []string{"*.a.org", "10.0.0.0/8"}
+	held := func(what, name string, want []string) {
+		t.Helper()
+		vm := mustVM(t, m, name)
+		n := must(m.core.st.GetNetwork(ctx, vm.NetworkID))(t)
+		spec := must(tapSpec(vm, n))(t)
+		wanted := network.EgressRules(network.TapSpec{VMID: vm.ID, VMName: vm.Name, NetworkID: n.ID, Bridge: n.Bridge, IP: spec.IP, Egress: egressOf(&mvm.VMInstanceItem{Options: mvm.VMOptions{Egress: want}})})
+		o := must(w.net.ObserveTap(ctx, spec))(t)
+		if diff := cmp.Diff(wanted, o.Rules); diff != "" || !o.Right {
+			t.Errorf("%s, right %v:\n%s", what, o.Right, diff)
+		}
+		if got := mustInspect(t, m, name).Networking.Egress; got != mvm.EgressText(want) {
+			t.Errorf("%s: inspect says %q", what, got)
+		}
+	}
+	for _, in := range []VMCreateInput{{Name: "free"}, {Name: "none", Egress: []string{}}, {Name: "few", Egress: []string{"10.0.0.0/8", "*.A.org"}}} {
+		if _, err := m.VM.Create(ctx, in); err != nil {
+			t.Fatal(err)
+		}
+	}
+	held("created", "free", nil)
+	held("created", "none", []string{})
+	held("created", "few", list)
+	for _, name := range []string{"few", "none"} {
+		if _, err := m.VM.Stop(ctx, vmSel(name)); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := m.VM.Start(ctx, vmSel(name)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	held("started again", "few", list)
+	held("started again", "none", []string{})
+	for name, want := range map[string][]string{"few": list, "none": {}, "free": nil} {
+		cfg := must(m.VM.Export(ctx, VMInput{Identifiers: []string{name}}))(t)
+		text := must(MarshalVMExport(cfg))(t)
+		read := must(ParseVMExport(text))(t)
+		if _, err := m.VM.Import(ctx, VMImportInput{Config: read, Name: "copy-" + name}); err != nil {
+			t.Fatal(err)
+		}
+		held("imported", "copy-"+name, want)
+	}
+	if _, err := m.Snapshot.Create(ctx, SnapshotCreateInput{VM: "few", Name: "s"}); err != nil {
+		t.Fatal(err)
+	}
+	for _, change := range [][]string{{"b.org"}, {}, nil, list} {
+		if _, err := m.VM.Update(ctx, VMUpdateInput{Identifiers: []string{"few"}, Egress: &change}); err != nil {
+			t.Fatal(err)
+		}
+		held("updated", "few", change)
+	}
+	// A change that fails leaves what was before.
+	w.names.fail = errors.New("no server")
+	bad := []string{"c.org"}
+	if _, err := m.VM.Update(ctx, VMUpdateInput{Identifiers: []string{"few"}, Egress: &bad}); err == nil {
+		t.Error("updated without a server")
+	}
+	w.names.fail = nil
+	held("after a change that failed", "few", list)
+	_, err := m.VM.Update(ctx, VMUpdateInput{Identifiers: []string{"few"}, Egress: &[]string{"10.0.0.1/8"}})
+	refused(t, err, mvm.ErrInvalid, "host bits")
+	_, err = m.VM.Create(ctx, VMCreateInput{Name: "bad", Egress: []string{"::1"}})
+	refused(t, err, mvm.ErrUnsupported, "IPv6")
+	_, err = m.VM.Create(ctx, VMCreateInput{Name: "bad", DNSServer: "nope"})
+	refused(t, err, mvm.ErrInvalid, "nope")
+}
+
+func mustInspect(t *testing.T, m *Client, name string) *VMInspect {
+	t.Helper()
+	return must(m.VM.Inspect(t.Context(), VMInput{Identifiers: []string{name}}))(t)
+}
+
+func TestNetworkDenials(t *testing.T) {
+	w := newWorld(t)
+	m := w.open()
+	w.stock(m)
+	ctx := t.Context()
+	if _, err := m.VM.Create(ctx, VMCreateInput{Name: "web", Egress: []string{"10.0.0.0/8"}}); err != nil {
+		t.Fatal(err)
+	}
+	in := VMInput{Identifiers: []string{"web"}}
+	want := &NetworkDenials{VM: "web", Status: mvm.StatusRunning, Egress: "10.0.0.0/8", To: []NetworkDenial{}}
+	same := func() {
+		t.Helper()
+		got, err := m.Network.Denials(ctx, in)
+		if diff := cmp.Diff(want, got); err != nil || diff != "" {
+			t.Errorf("%v\n%s", err, diff)
+		}
+	}
+	same()
+	at := time.Date(2026, 11, 26, 12, 0, 0, 5, time.UTC)
+	id := mustVM(t, m, "web").ID
+	w.net.Deny(id, network.Denial{Addr: netip.MustParseAddr("192.0.2.1"), Protocol: 6, Port: 443, Packets: 2, Bytes: 120, Last: at})
+	w.net.Deny(id, network.Denial{Addr: netip.MustParseAddr("192.0.2.2"), Protocol: 132, Packets: 1, Bytes: 60, Last: at})
+	want.Packets, want.Bytes = 3, 180
+	want.To = []NetworkDenial{
+		{Address: "192.0.2.1", Protocol: "tcp", Port: 443, Packets: 2, Bytes: 120, LastAt: "2026-11-26T12:00:00.000Z"},
+		{Address: "192.0.2.2", Protocol: "132", Packets: 1, Bytes: 60, LastAt: "2026-11-26T12:00:00.000Z"},
+	}
+	same()
+	if _, err := m.VM.Stop(ctx, vmSel("web")); err != nil {
+		t.Fatal(err)
+	}
+	want = &NetworkDenials{VM: "web", Status: mvm.StatusStopped, Egress: "10.0.0.0/8", To: []NetworkDenial{}}
+	same()
+	_, err := m.Network.Denials(ctx, VMInput{Identifiers: []string{"nosuch"}})
+	refused(t, err, mvm.ErrNotFound, "nosuch")
+	w.root = false
+	_, err = m.Network.Denials(ctx, in)
+	refused(t, err, mvm.ErrPrivilege, "sudo mvm network denials web")
+}
