@@ -58,7 +58,7 @@ func TestFirstBoot(t *testing.T) {
 	if got := m.ssh("web", "uname -r"); got != m.kernelVersion() {
 		t.Errorf("the guest runs kernel %q, asked for was %q", got, m.kernelVersion())
 	}
-	if got := m.ssh("web", "cat /etc/resolv.conf"); !strings.Contains(got, "nameserver 1.1.1.1") {
+	if got := m.ssh("web", "cat /etc/resolv.conf"); !strings.Contains(got, "nameserver 172.27.0.1") {
 		t.Errorf("resolv.conf is %q", got)
 	}
 	if got := m.ssh("web", "nproc"); got != "2" {
@@ -112,7 +112,8 @@ func (m *machine) kernelVersion() string {
 // TestTwoVMsReachEachOther boots two VMs at once on one network.
 func TestTwoVMsReachEachOther(t *testing.T) {
 	m := newMachine(t)
-	m.must("vm", "create", "peer", "--image", "tiny", "--mem", "256", "--count", "2", "--wait")
+	server := m.world()
+	m.must("vm", "create", "peer", "--image", "tiny", "--mem", "256", "--count", "2", "--egress", nettest.OutsideAddr.String()+",a.example", "--wait")
 	a, b := m.vm("peer-1"), m.vm("peer-2")
 	if a.IPv4 == b.IPv4 || a.MAC == b.MAC {
 		t.Fatalf("the VMs share an address: %+v %+v", a, b)
@@ -124,6 +125,43 @@ func TestTwoVMsReachEachOther(t *testing.T) {
 	}
 	if got := m.ssh("peer-1", "cat /etc/machine-id"); got == m.ssh("peer-2", "cat /etc/machine-id") {
 		t.Errorf("both VMs have the machine-id %s", got)
+	}
+	m.namesAndEgress("peer-1", b, server)
+	m.must("vm", "stop", "--force", "peer-1")
+	m.must("vm", "start", "peer-1", "--wait")
+	m.namesAndEgress("peer-1", b, server)
+}
+
+// namesAndEgress has a VM find another one by name, reach what is listed for it, and
+// nothing else.
+func (m *machine) namesAndEgress(name string, other vm, server string) {
+	m.t.Helper()
+	for _, asked := range []string{"peer-2", "peer-2.mvm"} {
+		if got := m.ssh(name, "nslookup "+asked); !strings.Contains(got, other.IPv4) {
+			m.t.Errorf("%s is %s, not %s", asked, got, other.IPv4)
+		}
+	}
+	if r := m.run("ssh", name, "-c", "nslookup b.example"); !strings.Contains(r.stdout+r.stderr, "REFUSED") {
+		m.t.Errorf("a name that is not listed: %s%s", r.stdout, r.stderr)
+	}
+	if got := m.ssh(name, "nc "+server+" </dev/null"); got != nettest.HostAddr.String() {
+		m.t.Errorf("what is listed is answered %q", got)
+	}
+	if r := m.run("ssh", name, "-c", "nc -w 2 203.0.113.9 443 </dev/null"); r.code == 0 {
+		m.t.Errorf("what is not listed is answered %q", r.stdout)
+	}
+	var denials struct {
+		Packets int
+		To      []struct {
+			Address, Protocol string
+			Port, Packets     int
+		}
+	}
+	if err := json.Unmarshal([]byte(m.must("network", "denials", name, "--json")), &denials); err != nil {
+		m.t.Fatal(err)
+	}
+	if len(denials.To) != 1 || denials.To[0].Address != "203.0.113.9" || denials.To[0].Protocol != "tcp" || denials.To[0].Port != 443 || denials.Packets < 1 {
+		m.t.Errorf("denied was %+v", denials)
 	}
 }
 

@@ -288,7 +288,8 @@ func (m *machine) listing() map[string]bool {
 			return nil
 		case path == filepath.Join(m.cache, "initramfs"), path == filepath.Join(m.cache, "bin"): // made once for all VMs, and kept
 			return fs.SkipDir
-		case path == filepath.Join(m.cache, "vms"), path == filepath.Join(m.cache, "snapshots"), path == filepath.Join(m.cache, "volumes"), strings.Contains(path, "mvmdb.db"):
+		case path == filepath.Join(m.cache, "vms"), path == filepath.Join(m.cache, "snapshots"), path == filepath.Join(m.cache, "volumes"), strings.Contains(path, "mvmdb.db"),
+			path == filepath.Join(m.cache, "dns"), path == filepath.Join(m.cache, "dns", "lock"):
 			return nil
 		}
 		all["file "+path] = true
