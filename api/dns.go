@@ -219,6 +219,19 @@ func namesNeedDNS(n *mvm.NetworkItem, egress []string) error {
 	return nil
 }
 
+// dnsByDefault says whether a new network has DNS. Its server listens on a port of
+// root's, and opens addresses: a member's network has none.
+func (c *core) dnsByDefault(set settings) bool {
+	return c.isRoot() && set.flag("defaults.network", "dns_enabled")
+}
+
+func (c *core) mayServeDNS(command ...string) error {
+	if c.isRoot() {
+		return nil
+	}
+	return &mvm.NeedsInteraction{What: "a DNS server on a gateway needs root", Command: append([]string{"sudo", "mvm"}, command...)}
+}
+
 // SetDNS switches the DNS server of a network on or off. It answers for the VMs that
 // run there; what guests ask is told to them when they start.
 func (o *NetworkOperation) SetDNS(ctx context.Context, in NetworkInput, on bool) (*mvm.NetworkItem, error) {
@@ -230,6 +243,11 @@ func (o *NetworkOperation) SetDNS(ctx context.Context, in NetworkInput, on bool)
 	word := map[bool]string{true: "on", false: "off"}[on]
 	if err := c.requireRoot("switching DNS "+word, "network", "dns", n.Name, word); err != nil {
 		return nil, err
+	}
+	if on {
+		if err := c.mayServeDNS("network", "dns", n.Name, word); err != nil {
+			return nil, err
+		}
 	}
 	return n, mvm.Wrap(c.setDNS(ctx, n, on), "switch DNS "+word+" for network", n.Name)
 }

@@ -133,7 +133,7 @@ func (c *core) defaultNetwork(ctx context.Context, st *store.Store) (*mvm.Networ
 		return n, false, err
 	}
 	plan := &networkPlan{c: c, set: set, item: &mvm.NetworkItem{
-		ID: newID(), Name: name, Bridge: c.bridgeName(name), NATEnabled: set.flag("defaults.network", "nat_enabled"), DNSEnabled: set.flag("defaults.network", "dns_enabled"),
+		ID: newID(), Name: name, Bridge: c.bridgeName(name), NATEnabled: set.flag("defaults.network", "nat_enabled"), DNSEnabled: c.dnsByDefault(set),
 		IsDefault: true, IsPresent: true, CreatedAt: now(), UpdatedAt: now(),
 	}}
 	if plan.routes, plan.addrs, err = c.hostNetworks(ctx); err != nil {

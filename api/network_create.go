@@ -53,6 +53,11 @@ func (c *core) createNetwork(ctx context.Context, in NetworkCreateInput) (*mvm.N
 	if err := c.requireRoot("creating a network", "network", "create", in.Name); err != nil {
 		return nil, err
 	}
+	if in.DNSEnabled != nil && *in.DNSEnabled {
+		if err := c.mayServeDNS("network", "create", in.Name); err != nil {
+			return nil, err
+		}
+	}
 	st, err := c.open(ctx)
 	if err != nil {
 		return nil, err
@@ -66,7 +71,7 @@ func (c *core) createNetwork(ctx context.Context, in NetworkCreateInput) (*mvm.N
 		return nil, err
 	}
 	plan := &networkPlan{c: c, in: in, set: set, subnet: subnet, item: &mvm.NetworkItem{
-		ID: newID(), Name: in.Name, Bridge: c.bridgeName(in.Name), NATEnabled: nat, DNSEnabled: or(in.DNSEnabled, set.flag("defaults.network", "dns_enabled")), CreatedAt: now(), UpdatedAt: now(),
+		ID: newID(), Name: in.Name, Bridge: c.bridgeName(in.Name), NATEnabled: nat, DNSEnabled: or(in.DNSEnabled, c.dnsByDefault(set)), CreatedAt: now(), UpdatedAt: now(),
 		NATGateways: optional(strings.Join(in.NATGateways, ",")),
 	}}
 	if plan.routes, plan.addrs, err = c.hostNetworks(ctx); err != nil {

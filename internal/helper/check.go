@@ -16,6 +16,7 @@ const (
 	maxTaps     = 1024
 	maxPublish  = 128
 	maxUplinks  = 16
+	maxEgress   = 256
 )
 
 // firstPort is the first port that programs of ordinary users may listen on
@@ -169,6 +170,9 @@ func (s *Server) newTap(ctx context.Context, t network.TapSpec) error {
 	}
 	if err := mvm.ValidateName("VM", t.VMName); err != nil {
 		return err
+	}
+	if t.Egress != nil && len(t.Egress.Networks) > maxEgress {
+		return refuse("a VM of yours may have a list of %d networks at most", maxEgress)
 	}
 	if err := s.owns("network", t.NetworkID); err != nil {
 		return err

@@ -156,6 +156,24 @@ func (c *Client) ObserveTap(ctx context.Context, t network.TapSpec) (network.Obs
 	return *res.ObservedTap, nil
 }
 
+// Denials implements network.Kernel.
+func (c *Client) Denials(ctx context.Context, t network.TapSpec) (network.Denials, error) {
+	if err := t.ValidateRemoval(); err != nil {
+		return network.Denials{To: []network.Denial{}}, err
+	}
+	res, err := c.tap(ctx, Denials, network.TapSpec{Name: t.Name, VMID: t.VMID})
+	if err != nil || res.Denials == nil {
+		return network.Denials{To: []network.Denial{}}, err
+	}
+	return *res.Denials, nil
+}
+
+// OpenEgress implements network.Kernel. Only DNS servers of networks open addresses,
+// and these are root's.
+func (c *Client) OpenEgress(context.Context, network.TapSpec, []network.OpenAddr) error {
+	return beyond("opening addresses by name")
+}
+
 // Taps implements network.Kernel: those of the user.
 func (c *Client) Taps(ctx context.Context) ([]network.Tap, error) {
 	res, err := c.do(ctx, Request{Do: Taps})

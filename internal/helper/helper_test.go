@@ -77,6 +77,8 @@ func TestAMembersNetworkAndVM(t *testing.T) {
 		{Protocol: "tcp", HostAddr: netip.MustParseAddr("192.0.2.7"), HostPort: 8443, GuestPort: 443},
 		{Protocol: "udp", HostAddr: netip.MustParseAddr("127.0.0.1"), HostPort: 8053, GuestPort: 53},
 	}
+	tap.Egress = &network.Egress{Networks: []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8")}}
+	tap.Limit = network.Limit{BytesPerSec: 10 << 20, PacketsPerSec: 500}
 	cloud := network.NoCloudSpec{VMID: tap.VMID, Bridge: n.Bridge, Gateway: n.Gateway, IP: tap.IP, Port: 8000}
 	for range 2 { // all of it may be repeated
 		changes, err := c.EnsureNetwork(ctx, n)
@@ -89,6 +91,21 @@ func TestAMembersNetworkAndVM(t *testing.T) {
 	}
 	if seen, err := c.ObserveTap(ctx, tap); err != nil || !seen.Right || len(seen.Rules) == 0 {
 		t.Errorf("the tap is %+v, %v", seen, err)
+	}
+	fake.Deny(tap.VMID, network.Denial{Addr: netip.MustParseAddr("192.0.2.1"), Protocol: 6, Port: 443, Packets: 2, Bytes: 120})
+	if d, err := c.Denials(ctx, tap); err != nil || d.Packets != 2 || len(d.To) != 1 {
+		t.Errorf("denied was %+v, %v", d, err)
+	}
+	if _, err := clientOf(t, fake, bob).Denials(ctx, tap); mvm.KindOf(err) != mvm.ErrPrivilege {
+		t.Errorf("another user reads what was denied: %v", err)
+	}
+	if err := c.OpenEgress(ctx, tap, []network.OpenAddr{{}}); mvm.KindOf(err) != mvm.ErrUnsupported {
+		t.Errorf("a member opens addresses: %v", err)
+	}
+	named := tap
+	named.Egress = &network.Egress{Names: true}
+	if err := c.AddTap(ctx, named); mvm.KindOf(err) != mvm.ErrUnsupported {
+		t.Errorf("a member's VM has names: %v", err)
 	}
 	if taps, err := c.Taps(ctx); err != nil || len(taps) != 1 || taps[0].Name != tap.Name {
 		t.Errorf("the taps are %v, %v", taps, err)
@@ -143,7 +160,7 @@ func TestNothingIsLeftOut(t *testing.T) {
 		return m
 	}
 	fill(n, names("NetworkID Name Bridge Subnet Gateway NAT NATGateways Published Loopback Backend"), func(v any) bool { _, all := ofSpec(v.(network.Spec)); return all })
-	fill(tap, names("Name Bridge NetworkID IP VMID VMName Isolated Publish Backend"), func(v any) bool { _, all := ofTap(v.(network.TapSpec), alice); return all })
+	fill(tap, names("Name Bridge NetworkID IP VMID VMName Isolated Publish Backend Egress Limit"), func(v any) bool { _, all := ofTap(v.(network.TapSpec), alice); return all })
 	n.DNS = true
 	if _, err := c.EnsureNetwork(t.Context(), n); mvm.KindOf(err) != mvm.ErrUnsupported || mvm.HintOf(err) == "" {
 		t.Errorf("a network with DNS: %v", err)

@@ -50,6 +50,7 @@ const (
 	AddTap        Verb = "add-tap"
 	RemoveTap     Verb = "remove-tap"
 	ObserveTap    Verb = "observe-tap"
+	Denials       Verb = "denials"
 	Taps          Verb = "taps"
 	AllowNoCloud  Verb = "allow-nocloud"
 	RemoveNoCloud Verb = "remove-nocloud"
@@ -89,7 +90,22 @@ type Tap struct {
 	VMName    string          `json:"vm_name,omitempty"`
 	Isolated  bool            `json:"isolated,omitempty"`
 	Publish   []Publish       `json:"publish,omitempty"`
+	Egress    *Egress         `json:"egress,omitempty"`
+	Limit     Limit           `json:"limit,omitzero"`
 	Backend   network.Backend `json:"backend,omitempty"`
+}
+
+// Egress is what a request can say of a network.Egress. Names are opened by a network's
+// DNS server, which only root can have.
+type Egress struct {
+	Networks []netip.Prefix `json:"networks,omitempty"`
+}
+
+// Limit is what a request can say of a network.Limit.
+type Limit struct {
+	BytesPerSec   int64 `json:"bytes_per_sec,omitempty"`
+	PacketsPerSec int64 `json:"packets_per_sec,omitempty"`
+	BurstBytes    int64 `json:"burst_bytes,omitempty"`
 }
 
 // Publish is what a request can say of a network.Publish.
@@ -116,6 +132,7 @@ type Response struct {
 	Observed    *network.Observed    `json:"observed,omitempty"`
 	ObservedTap *network.ObservedTap `json:"observed_tap,omitempty"`
 	Taps        []network.Tap        `json:"taps,omitempty"`
+	Denials     *network.Denials     `json:"denials,omitempty"`
 	Error       *Failure             `json:"error,omitempty"`
 }
 
@@ -176,12 +193,16 @@ func (n Network) spec() network.Spec {
 func ofTap(t network.TapSpec, uid int) (*Tap, bool) {
 	r := &Tap{
 		Name: t.Name, Bridge: t.Bridge, NetworkID: t.NetworkID, IP: t.IP, VMID: t.VMID, VMName: t.VMName, Isolated: t.Isolated, Backend: t.Backend,
+		Limit: Limit(t.Limit),
 	}
 	if len(t.MAC) > 0 {
 		r.MAC = t.MAC.String()
 	}
 	for _, p := range t.Publish {
 		r.Publish = append(r.Publish, Publish(p))
+	}
+	if t.Egress != nil {
+		r.Egress = &Egress{t.Egress.Networks}
 	}
 	if t.OwnerUID == 0 {
 		t.OwnerUID = uid
@@ -193,7 +214,10 @@ func ofTap(t network.TapSpec, uid int) (*Tap, bool) {
 func (r Tap) spec(uid int) (network.TapSpec, error) {
 	t := network.TapSpec{
 		Name: r.Name, Bridge: r.Bridge, NetworkID: r.NetworkID, IP: r.IP, VMID: r.VMID, VMName: r.VMName, Isolated: r.Isolated, OwnerUID: uid,
-		Backend: r.Backend,
+		Backend: r.Backend, Limit: network.Limit(r.Limit),
+	}
+	if r.Egress != nil {
+		t.Egress = &network.Egress{Networks: r.Egress.Networks}
 	}
 	if r.MAC != "" {
 		mac, err := net.ParseMAC(r.MAC)

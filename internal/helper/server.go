@@ -53,7 +53,7 @@ func (s *Server) Do(ctx context.Context, r Request) (Response, error) {
 	switch r.Do {
 	case EnsureNetwork, RemoveNetwork, Observe:
 		return s.doNetwork(ctx, r)
-	case AddTap, RemoveTap, ObserveTap:
+	case AddTap, RemoveTap, ObserveTap, Denials:
 		return s.doTap(ctx, r)
 	case AllowNoCloud, RemoveNoCloud:
 		return s.doNoCloud(ctx, r)
@@ -107,6 +107,9 @@ func (s *Server) doTap(ctx context.Context, r Request) (res Response, err error)
 	case ObserveTap:
 		seen, err := s.Host.ObserveTap(ctx, spec)
 		return Response{ObservedTap: &seen}, err
+	case Denials:
+		denied, err := s.Host.Denials(ctx, spec)
+		return Response{Denials: &denied}, err
 	}
 	if err := s.newTap(ctx, spec); err != nil {
 		return res, err
