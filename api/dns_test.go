@@ -265,7 +265,7 @@ func TestDNSOnAndOff(t *testing.T) {
 	}
 	w.names.taken, w.root = nil, false
 	_, err = m.Network.SetDNS(ctx, netSel("lab"), false)
-	refused(t, err, mvm.ErrPrivilege, "mvm network dns lab off")
+	refused(t, err, mvm.ErrPrivilege, "switching DNS off needs root")
 }
 
 // What a VM may reach is held on every path that starts one.
@@ -383,5 +383,5 @@ func TestNetworkDenials(t *testing.T) {
 	refused(t, err, mvm.ErrNotFound, "nosuch")
 	w.root = false
 	_, err = m.Network.Denials(ctx, in)
-	refused(t, err, mvm.ErrPrivilege, "sudo mvm network denials web")
+	refused(t, err, mvm.ErrPrivilege, "reading what was denied needs root")
 }
