@@ -77,12 +77,9 @@ func (c *core) refreshDNSWith(ctx context.Context, networkID, leaving string, ch
 	}
 	var vms []*mvm.VMInstanceItem
 	if n != nil && n.DNSEnabled && n.DeletedAt == nil {
-		if vms, err = c.st.ListVMsUsing(ctx, store.UseNetwork, n.ID); err != nil {
+		if vms, err = c.dnsUsers(ctx, networkID, leaving); err != nil {
 			return false, err
 		}
-		vms = slices.DeleteFunc(vms, func(vm *mvm.VMInstanceItem) bool {
-			return vm.ID == leaving || hasEnded(vm) || vm.Status != mvm.StatusStarting && !runs(vm)
-		})
 	}
 	for i, vm := range vms {
 		if changed != nil && vm.ID == changed.ID {
@@ -111,6 +108,14 @@ func (c *core) refreshDNSWith(ctx context.Context, networkID, leaving string, ch
 	return c.dns.Ensure(ctx, server)
 }
 
+// dnsUsers are the VMs that run, or are about to, on a network.
+func (c *core) dnsUsers(ctx context.Context, networkID, leaving string) ([]*mvm.VMInstanceItem, error) {
+	vms, err := c.st.ListVMsUsing(ctx, store.UseNetwork, networkID)
+	return slices.DeleteFunc(vms, func(vm *mvm.VMInstanceItem) bool {
+		return vm.ID == leaving || hasEnded(vm) || vm.Status != mvm.StatusStarting && !runs(vm)
+	}), err
+}
+
 // zoneOf is what a network's DNS server is told.
 func zoneOf(n *mvm.NetworkItem, vms []*mvm.VMInstanceItem) dns.Zone {
 	builtIn, _ := mvm.SettingOf("defaults.vm", "dns_server")
@@ -137,8 +142,9 @@ func serversOf(list string) []string {
 	return strings.FieldsFunc(list, func(r rune) bool { return r == ',' || r == ' ' })
 }
 
-// mendDNS starts the servers again that were killed, or went with a reboot. A failure
-// is told, and is no failure of the command.
+// mendDNS starts the servers again that were killed, or went with a reboot, and ends
+// those whose last VM was not seen to end. A failure is told, and is no failure of the
+// command.
 func (c *core) mendDNS(ctx context.Context) {
 	if !c.isRoot() {
 		return
@@ -149,7 +155,10 @@ func (c *core) mendDNS(ctx context.Context) {
 	}
 	for _, e := range entries {
 		dir := filepath.Join(c.paths.dnsRoot(), e.Name())
-		if !e.IsDir() || !validID(e.Name()) || c.dns.Running(dir) {
+		if !e.IsDir() || !validID(e.Name()) {
+			continue
+		}
+		if vms, err := c.dnsUsers(ctx, e.Name(), ""); err == nil && len(vms) > 0 && c.dns.Running(dir) {
 			continue
 		}
 		if _, err := c.refreshDNS(ctx, e.Name(), ""); err != nil {

@@ -282,6 +282,7 @@ func (w *hosted) listing() []string {
 		add("jail of %s %v, %d cgroups, disk of user %v", v.Name, v.Options.Jailed, len(w.cgroupsOf(v)), w.owner(v) == v.Options.JailUID)
 	}
 	for _, n := range nets {
+		add("DNS of %s runs: %v", n.Name, (&fakeNames{}).Running(m.core.paths.dns(n.ID)))
 		leases, err := st.ListLeases(ctx, n.ID)
 		if err != nil {
 			w.t.Fatal(err)
