@@ -17,7 +17,7 @@ import (
 var beyond = map[string]bool{
 	"Update.Check": true, "Update.Apply": true, "Update.Rollback": true,
 	"VM.Update": true, "Snapshot.Create": true, "Snapshot.ListAll": true, "Snapshot.Get": true, "Snapshot.Inspect": true, "Snapshot.Remove": true, "Snapshot.Restore": true,
-	"VM.Wait": true, "VM.Autostart": true, "Event.List": true, "Event.Follow": true, "VM.Run": true, "Image.Build": true, "Kernel.Import": true, "Kernel.ListRemote": true, "Binary.ListRemote": true, "Host.Status": true,
+	"VM.Wait": true, "VM.Autostart": true, "Event.List": true, "Event.Follow": true, "VM.Run": true, "Image.Build": true, "Image.ListRemote": true, "Network.SetDNS": true, "Network.Denials": true, "Kernel.Import": true, "Kernel.ListRemote": true, "Binary.ListRemote": true, "Host.Status": true,
 	"Exec.Run": true, "SSH.Proxy": true, "SSH.Config": true, "SSH.Forward": true, "Console.Attach": true,
 }
 
