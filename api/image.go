@@ -69,6 +69,9 @@ func (o *ImageOperation) Build(ctx context.Context, in ImageBuildInput, opts ...
 func (o *ImageOperation) build(ctx context.Context, in ImageBuildInput, progress mvm.ProgressFunc) (*mvm.ImageItem, error) {
 	c := o.core
 	ref, err := image.ParseRef(in.Ref)
+	if err == nil {
+		err = image.CheckPackages(ref, in.Packages)
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -87,6 +90,9 @@ func (o *ImageOperation) build(ctx context.Context, in ImageBuildInput, progress
 	}
 	for _, i := range all {
 		if !in.Force && i.Type == ref.Type && i.Version == ref.Version && i.IsPresent {
+			if len(in.Packages) > 0 {
+				return nil, mvm.Errorf(mvm.ErrExists, "it is there already, and may lack the packages").WithHint("build it again with --force, or leave --include out")
+			}
 			return i, c.maybeDefaultImage(ctx, st, i, in.SetDefault, len(all) == 1)
 		}
 	}
@@ -94,7 +100,7 @@ func (o *ImageOperation) build(ctx context.Context, in ImageBuildInput, progress
 		return nil, err
 	}
 	id := newID()
-	got, err := image.Build(ctx, ref, image.Options{Runner: c.runner, Cache: c.paths.downloads(), Dest: filepath.Join(c.paths.images(), id), Progress: progress})
+	got, err := image.Build(ctx, ref, image.Options{Runner: c.runner, Cache: c.paths.downloads(), Dest: filepath.Join(c.paths.images(), id), Packages: in.Packages, Progress: progress})
 	if err != nil {
 		return nil, err
 	}

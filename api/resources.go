@@ -94,6 +94,10 @@ type ImageBuildInput struct {
 	Ref        string // "tiny", "debian", "debian:12"
 	Force      bool   // build even if it is there
 	SetDefault bool
+
+	// Packages are installed besides, in an image of a distribution. One that is there
+	// already may lack them, and is only replaced by Force.
+	Packages []string
 }
 
 // ImagePullInput is an image to download, or to build where it cannot be downloaded.

@@ -20,12 +20,14 @@ func newImageBuild(a *app) *cobra.Command {
 from the package mirror that this host is configured for; "tiny" is busybox with
 an SSH server, made in seconds. An image that is there already is kept.`,
 		Example: `  mvm image build tiny
-  mvm image build debian:12 --default`,
+  mvm image build debian:12 --default
+  mvm image build debian:12 --include cloud-init,rsync`,
 		Args:              needs(1, 1, "an image to build, such as debian:12 or tiny"),
 		ValidArgsFunction: fixed("tiny", "debian:12"),
 	}
 	cmd.Flags().BoolVarP(&o.input.Force, "force", "f", false, "build it again when it is there")
 	cmd.Flags().BoolVarP(&o.input.SetDefault, "default", "d", false, "make it the default image")
+	cmd.Flags().StringSliceVar(&o.input.Packages, "include", nil, "packages to install besides, separated by commas; not for tiny")
 	a.jsonFlag(cmd)
 	return undone(a.command(cmd, "Image.Build", func(ctx context.Context, m *api.Client, args []string) error {
 		o.input.Ref = args[0]

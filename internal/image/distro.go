@@ -4,6 +4,8 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -18,6 +20,9 @@ import (
 // those of Build.
 func BuildDistro(ctx context.Context, ref Ref, o Options) (Built, error) {
 	ref, err := ref.resolve()
+	if err == nil {
+		err = CheckPackages(ref, o.Packages)
+	}
 	if err != nil {
 		return Built{}, err
 	}
@@ -47,7 +52,7 @@ func (b builder) distro(ctx context.Context, entry Entry, o Options, s *stage) (
 		return Built{}, err
 	}
 	o.Progress.Send("build", "installing the packages of "+entry.Name)
-	if err := b.bootstrap(ctx, work, entry, src, o.Progress); err != nil {
+	if err := b.bootstrap(ctx, work, entry, src, o); err != nil {
 		return Built{}, err
 	}
 	o.Progress.Send("build", "trimming the file tree")
@@ -77,15 +82,32 @@ func (b builder) canBootstrap(ctx context.Context) error {
 	return nil
 }
 
+// packageName is the name of a package (Debian policy, 5.6.1).
+var packageName = regexp.MustCompile(`^[a-z0-9][a-z0-9+.-]+$`)
+
+// CheckPackages says whether an image can be built with packages besides its own, as
+// mvm.ErrInvalid if not.
+func CheckPackages(ref Ref, names []string) error {
+	if len(names) > 0 && ref.Type == Tiny {
+		return mvm.Errorf(mvm.ErrInvalid, "the tiny image has no packages").WithHint("build debian with them")
+	}
+	for _, n := range names {
+		if !packageName.MatchString(n) {
+			return mvm.Errorf(mvm.ErrInvalid, "%s is no name of a package", mvm.Quote(n)).WithHint("write for example cloud-init")
+		}
+	}
+	return nil
+}
+
 // bootstrap makes work/tree out of packages.
-func (b builder) bootstrap(ctx context.Context, work string, entry Entry, src sources, progress mvm.ProgressFunc) error {
+func (b builder) bootstrap(ctx context.Context, work string, entry Entry, src sources, o Options) error {
 	args := []string{"--mode=root", "--variant=minbase", "--format=directory", "--components=" + strings.Join(src.components, ","),
-		"--include=" + strings.Join(distroPackages, ",")}
+		"--include=" + strings.Join(append(slices.Clone(distroPackages), o.Packages...), ",")}
 	for _, k := range src.keyrings {
 		args = append(args, "--keyring="+k)
 	}
-	for _, o := range src.aptOptions {
-		args = append(args, "--aptopt="+o)
+	for _, opt := range src.aptOptions {
+		args = append(args, "--aptopt="+opt)
 	}
 	for _, dir := range []string{"doc", "man", "info", "lintian", "locale"} {
 		args = append(args, "--dpkgopt=path-exclude=/usr/share/"+dir+"/*")
@@ -93,7 +115,7 @@ func (b builder) bootstrap(ctx context.Context, work string, entry Entry, src so
 	args = append(args, "--dpkgopt=path-include=/usr/share/doc/*/copyright", "--dpkgopt=path-include=/usr/share/locale/locale.alias",
 		// The unpacking of a tree that nobody sees until it is complete need not be durable.
 		"--dpkgopt=force-unsafe-io", entry.Codename, "tree", "-")
-	said := &phases{send: progress}
+	said := &phases{send: o.Progress}
 	_, err := b.inBox(ctx, work, run.Cmd{Name: "mmdebstrap", Args: args, Stdin: strings.NewReader(src.list), Stdout: said, Stderr: said})
 	if err == nil || ctx.Err() != nil {
 		return err

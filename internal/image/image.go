@@ -20,6 +20,7 @@ type Options struct {
 	Cache    string           // directory for downloaded packages, see package apt; made if missing
 	Dest     string           // directory to make, which then holds the image; its parent is made if missing
 	Mirror   string           // "URL" or sources.list lines in place of the host's own mirror; "" is the environment's MVM_DEBIAN_MIRROR or MVM_UBUNTU_MIRROR
+	Packages []string         // of a distribution, besides those that its images have; see CheckPackages
 	Progress mvm.ProgressFunc // may be nil
 }
 

@@ -49,3 +49,27 @@ func TestParseRelease(t *testing.T) {
 		t.Error(d)
 	}
 }
+
+func TestCheckPackages(t *testing.T) {
+	debian := Ref{Type: "debian", Version: "12"}
+	for _, c := range []struct {
+		ref   Ref
+		names []string
+		ok    bool
+	}{
+		{debian, nil, true},
+		{debian, []string{"cloud-init", "g++", "libstdc++6"}, true},
+		{Ref{Type: Tiny}, nil, true},
+		{Ref{Type: Tiny}, []string{"rsync"}, false},
+		{debian, []string{""}, false},
+		{debian, []string{"a b"}, false},
+		{debian, []string{"--option"}, false},
+		{debian, []string{"rsync\n"}, false},
+		{debian, []string{"rsync", "../x"}, false},
+		{debian, []string{"a,b"}, false},
+	} {
+		if err := CheckPackages(c.ref, c.names); (err == nil) != c.ok || err != nil && (!errors.Is(err, mvm.ErrInvalid) || mvm.HintOf(err) == "") {
+			t.Errorf("%v with %q: %v", c.ref, c.names, err)
+		}
+	}
+}

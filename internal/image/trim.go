@@ -22,6 +22,7 @@ func quote(s string) string { return "'" + strings.ReplaceAll(s, "'", `'\''`) + 
 //   - A getty would only ask for passwords that nobody has.
 //   - .updated newer than /usr keeps systemd from running ldconfig, hwdb and the
 //     like at first boot (systemd-update-done.service(8)).
+//   - cloud-init would fail to make a locale whose sources are left out.
 //   - An empty machine-id is filled per guest, and is no first boot (machine-id(5)).
 const trimTemplate = `
 export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
@@ -61,6 +62,7 @@ ln -sf /dev/null /etc/systemd/system-generators/systemd-getty-generator
 ln -sf /dev/null /etc/systemd/system-generators/systemd-ssh-generator
 mkdir -p /etc/default
 [ -e /etc/default/locale ] || echo 'LANG=C.UTF-8' >/etc/default/locale
+[ ! -d /etc/cloud/cloud.cfg.d ] || echo 'locale: false' >/etc/cloud/cloud.cfg.d/50-minimal.cfg
 mkdir -p "$units/multi-user.target.wants"
 ssh=/lib/systemd/system/ssh.service
 ln -sf "$ssh" "$units/multi-user.target.wants/ssh.service"

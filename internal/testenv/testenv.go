@@ -48,6 +48,7 @@ var needs = map[string]func() string{
 	"squashfs":   program("sqfs2tar", "squashfs-tools-ng"),
 	"apt":        program("apt-get", "apt"),
 	"ssh":        program("ssh-keygen", "openssh-client"),
+	"rsync":      program("rsync", "rsync"),
 	"dropbear":   program("dropbearkey", "dropbear-bin"),
 	"cpio":       program("cpio", "cpio"),
 	"nft":        program("nft", "nftables"),

@@ -183,7 +183,7 @@ func TestHostRebootIsMended(t *testing.T) {
 
 // TestDebianImage boots the systemd image that users get by default.
 func TestDebianImage(t *testing.T) {
-	m := newMachine(t, "debian:12")
+	m := newMachine(t, debian)
 	m.must("vm", "create", "deb", "--image", "debian:12", "--mem", "512", "--disk-size", "2G", "--wait=ssh")
 	if got := m.ssh("deb", ". /etc/os-release; echo $VERSION_CODENAME $(cat /proc/1/comm)"); got != "bookworm systemd" {
 		t.Errorf("the guest is %q", got)

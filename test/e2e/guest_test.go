@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"io"
 	"net"
@@ -12,6 +13,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -33,7 +35,24 @@ func TestGuest(t *testing.T) {
 	t.Run("ssh", func(t *testing.T) { m.of(t).openSSH() })
 	t.Run("forward", func(t *testing.T) { m.of(t).forward() })
 	t.Run("console", func(t *testing.T) { m.of(t).console() })
+	t.Run("hostile", func(t *testing.T) { m.of(t).hostile() })
 	t.Run("logs", func(t *testing.T) { m.of(t).logs() }) // last: it stops a VM
+}
+
+// TestGuestWithSystemd does the same with systemd in the first guest, and copies from
+// there to one with busybox.
+func TestGuestWithSystemd(t *testing.T) {
+	m := newMachine(t, debian)
+	m.must("vm", "create", "g-1", "--image", debian, "--mem", "512", "--disk-size", "2G", "--wait")
+	m.must("vm", "create", "g-2", "--image", "tiny", "--mem", "192", "--wait")
+	t.Run("exec", func(t *testing.T) { m.of(t).exec() })
+	t.Run("exec many", func(t *testing.T) { m.of(t).execMany() })
+	t.Run("shell", func(t *testing.T) { m.of(t).shell() })
+	t.Run("cp", func(t *testing.T) { m.of(t).cp() })
+	t.Run("ssh", func(t *testing.T) { m.of(t).openSSH() })
+	t.Run("rsync", func(t *testing.T) { m.of(t).rsync() })
+	t.Run("forward", func(t *testing.T) { m.of(t).forward() })
+	t.Run("console", func(t *testing.T) { m.of(t).console() })
 }
 
 // of is the same machine in a subtest.
@@ -127,7 +146,7 @@ func (m *machine) frozen() {
 }
 
 func (m *machine) execMany() {
-	const n = 30
+	const n = 100
 	var outs [n]bytes.Buffer
 	var cmds [n]*exec.Cmd
 	for i := range cmds {
@@ -329,12 +348,13 @@ func (m *machine) console() {
 	if got := m.must("console", "g-1", "--state"); !strings.HasPrefix(got, "running, process ") {
 		t.Errorf("console --state: %q", got)
 	}
+	m.must("exec", "g-1", "--", "sh", "-c", "echo said before > /dev/console")
 	x, y := newTerminal(t), newTerminal(t)
 	a := m.on(x, "console", "g-1")
-	x.expect("Tiny Linux is up")
+	x.expect("said before")
 	y.resize(93, 31)
 	b := m.on(y, "console", "g-1")
-	y.expect("Tiny Linux is up") // shown to who comes late
+	y.expect("said before") // shown to who comes late
 	m.must("exec", "g-1", "--", "sh", "-c", "echo said by the guest > /dev/console")
 	for _, v := range []*terminal{x, y} {
 		v.expect("said by the guest")
@@ -436,11 +456,141 @@ func (m *machine) openSSH() {
 	if got := m.must("exec", "g-1", "head", "-1", "/root/by-scp"); got != "Host g-1\n" {
 		t.Errorf("scp copied %q", got)
 	}
+	batch := filepath.Join(dir, "batch")
+	if err := os.WriteFile(batch, []byte("put "+config+" /root/by-sftp\nls /root\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if out, err := run("sftp", "-b", batch, "g-1"); err != nil || !strings.Contains(out, "by-sftp") {
+		t.Errorf("sftp: %q, %v", out, err)
+	}
 	greeting := m.must("connect", "g-1", "--port", "22")
 	if !strings.HasPrefix(greeting, "SSH-2.0-") {
 		t.Errorf("port 22 of the guest says %q", greeting)
 	}
 	m.refused([]string{"port 9"}, "connect", "g-1", "--port", "9")
+}
+
+// rsync moves a tree in and out again by rsync(1), over ssh(1).
+func (m *machine) rsync() {
+	testenv.Require(m.t, "ssh", "rsync")
+	t, dir := m.t, m.t.TempDir()
+	config := filepath.Join(dir, "config")
+	if err := errors.Join(os.WriteFile(config, []byte(m.must("ssh-config", "g-1")), 0o600), os.MkdirAll(dir+"/tree/sub", 0o755),
+		os.WriteFile(dir+"/tree/sub/file", bytes.Repeat([]byte("x"), 1<<20), 0o640), os.Symlink("sub/file", dir+"/tree/link")); err != nil {
+		t.Fatal(err)
+	}
+	run := func(args ...string) {
+		t.Helper()
+		ctx, cancel := context.WithTimeout(context.Background(), patience)
+		defer cancel()
+		if out, err := exec.CommandContext(ctx, "rsync", append([]string{"-a", "-e", "ssh -o BatchMode=yes -F " + config}, args...)...).CombinedOutput(); err != nil {
+			t.Fatalf("rsync %q: %v\n%s", args, err, out)
+		}
+	}
+	run(dir+"/tree", "g-1:/root/rsync/")
+	run("g-1:/root/rsync/tree", dir+"/back/")
+	got, err := os.ReadFile(dir + "/back/tree/sub/file")
+	link, linkErr := os.Readlink(dir + "/back/tree/link")
+	if err := errors.Join(err, linkErr); err != nil || len(got) != 1<<20 || link != "sub/file" {
+		t.Errorf("%d bytes and the link %q came back, %v", len(got), link, err)
+	}
+}
+
+// hostile has a guest's agent be replaced by a program that sends without end, on the
+// console too. Commands end all the same, by their own limits, and say so; what the host
+// keeps of it keeps its size.
+func (m *machine) hostile() {
+	t, id := m.t, m.vm("g-2").ID
+	supervisors := m.processes("__supervise\x00mvm-" + id)
+	if len(supervisors) != 1 {
+		t.Fatalf("supervisors: %v", supervisors)
+	}
+	m.must("exec", "g-2", "--", "sh", "-c", `dev=/dev/$(ls /sys/class/virtio-ports)
+		(sleep 1; kill -9 $(pidof mvm-agent); cat /dev/zero >$dev & yes flood >/dev/console) >/dev/null 2>&1 </dev/null &`)
+	m.until("the agent is gone", func() bool { return m.run("exec", "-t", "2", "g-2", "true").code != 0 })
+	note := filepath.Join(t.TempDir(), "note")
+	if err := os.WriteFile(note, []byte("x"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	var all sync.WaitGroup
+	for _, args := range [][]string{
+		{"exec", "-t", "2", "g-2", "true"},
+
+		{"cp", note, "g-2:/root/"},
+		{"cp", "g-2:/etc/passwd", t.TempDir()},
+		{"connect", "g-2"},
+		{"forward", "g-2", "0:22"},
+		{"vm", "wait", "g-2", "--timeout", "2s"},
+		{"vm", "wait", "g-2", "--for", "port:22", "--timeout", "2s"},
+	} {
+		all.Go(func() { m.fails(args...) })
+	}
+	all.Wait()
+	log := m.serialLog("g-2")
+	m.until("the console's log was begun anew", func() bool { _, err := os.Stat(log + ".1"); return err == nil })
+	var size int64
+	for _, f := range []string{log, log + ".1"} {
+		if fi, err := os.Stat(f); err == nil {
+			size += fi.Size()
+		}
+	}
+	if size > 4<<20 {
+		t.Errorf("the console's log has %d bytes", size)
+	}
+	if rss := residentMiB(t, supervisors[0]); rss > 64 {
+		t.Errorf("the supervisor has %d MiB of a guest that sends without end", rss)
+	}
+	m.must("vm", "reboot", "--force", "g-2")
+	m.must("vm", "wait", "g-2")
+	if got := m.must("exec", "g-2", "hostname"); got != "g-2\n" {
+		t.Errorf("after a reboot: %q", got)
+	}
+}
+
+// fails runs mvm, which has to say why it fails and what to do.
+func (m *machine) fails(args ...string) {
+	r := m.run(args...)
+	if r.code == 0 || !strings.Contains(r.stderr, "error: ") || !strings.Contains(r.stderr, "hint: ") {
+		m.t.Errorf("mvm %q: %+v", args, r)
+	}
+}
+
+// serialLog is where a VM's console is written to.
+func (m *machine) serialLog(name string) string {
+	m.t.Helper()
+	var all []struct {
+		Name string `json:"name"`
+		Log  string `json:"serial_output_path"`
+	}
+	if err := json.Unmarshal([]byte(m.must("vm", "ls", "--json")), &all); err != nil {
+		m.t.Fatal(err)
+	}
+	for _, v := range all {
+		if v.Name == name && v.Log != "" {
+			return v.Log
+		}
+	}
+	m.t.Fatalf("%s has no console", name)
+	return ""
+}
+
+// residentMiB is the memory of a process (proc_pid_status(5), VmRSS).
+func residentMiB(t *testing.T, pid int) int {
+	t.Helper()
+	status, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/status")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, rest, _ := strings.Cut(string(status), "VmRSS:")
+	fields := strings.Fields(rest)
+	if len(fields) == 0 {
+		t.Fatalf("no VmRSS in %q", status)
+	}
+	kib, err := strconv.Atoi(fields[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	return kib >> 10
 }
 
 func (m *machine) forward() {

@@ -43,7 +43,7 @@ func newMachine(t *testing.T, images ...string) *machine {
 	m := &machine{t: t, bin: binary(t), cache: t.TempDir(), config: t.TempDir()}
 	from := assets(t)
 	for _, ref := range images {
-		prepare(t, from, "image", "build", ref)
+		buildImage(t, from, ref)
 	}
 	m.ns = nettest.NewNamespace(t)
 	copyTree(t, from, m.cache)
@@ -56,6 +56,30 @@ func newMachine(t *testing.T, images ...string) *machine {
 	})
 	return m
 }
+
+// debian is the image with systemd. It has what is talked to by programs of the host
+// besides; cloud-init does nothing unless it is asked for.
+const (
+	debian         = "debian:12"
+	debianPackages = "cloud-init,rsync"
+)
+
+// buildImage makes an image in the shared cache, once.
+var buildImage = func() func(t *testing.T, cache, ref string) {
+	built := map[string]bool{}
+	return func(t *testing.T, cache, ref string) {
+		t.Helper()
+		if built[ref] {
+			return
+		}
+		args := []string{"image", "build", ref}
+		if ref == debian {
+			args = append(args, "--include", debianPackages)
+		}
+		prepare(t, cache, args...)
+		built[ref] = true
+	}
+}()
 
 // binary returns the built mvm: the one that `make` built, or one made now.
 var binary = func() func(*testing.T) string {

@@ -20,8 +20,8 @@ import (
 // Limits on what the host side, or a bug in it, can make the agent hold.
 const (
 	maxConns        = 512
-	maxSessions     = 1024 // of all connections
-	handshakeLimit  = 30 * time.Second
+	maxSessions     = 1024            // of all connections
+	handshakeLimit  = 3 * time.Minute // longer than guest.LoginLimit: a hundred logins at once take their time
 	maxEnv          = 1024
 	maxEnvBytes     = 128 << 10
 	drainAfterExit  = 250 * time.Millisecond

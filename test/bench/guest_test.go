@@ -1,0 +1,126 @@
+package bench
+
+import (
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"testing"
+	"time"
+
+	"github.com/mvmctl/mvm/internal/testenv"
+)
+
+// guestMiB is the size of the file that is copied.
+const guestMiB = 512
+
+// treeFiles is how many small files the tree that is copied has.
+const treeFiles = 10000
+
+// BenchmarkGuest measures exec and cp against ssh and scp of OpenSSH, over the network
+// to the SSH server of the same VM. MVM_BENCH_MIB and MVM_BENCH_FILES make it shorter.
+func BenchmarkGuest(tb *testing.B) {
+	testenv.Require(tb, "ssh")
+	b := newBench(tb)
+	ns := b.ns
+	b.ns = nil // packages come from the host's own network
+	b.mvm("image", "build", "debian:12")
+	b.ns = ns
+	b.mvm("vm", "create", "bench", "--image", "debian:12", "--mem", "1024", "--disk-size", "8G", "--wait=ssh")
+	dir := tb.TempDir()
+	g := &guestBench{bench: b, dir: dir, host: "root@" + b.vm().IPv4}
+	g.options = []string{"-F", "/dev/null", "-i", filepath.Join(b.cache, "config", "keys", "default"), "-o", "IdentitiesOnly=yes", "-o", "BatchMode=yes",
+		"-o", "StrictHostKeyChecking=accept-new", "-o", "UserKnownHostsFile=" + filepath.Join(dir, "known_hosts"), "-o", "LogLevel=ERROR"}
+	g.commands()
+	g.files(number("MVM_BENCH_MIB", guestMiB))
+	g.trees(number("MVM_BENCH_FILES", treeFiles))
+}
+
+func number(variable string, or int) int {
+	if n, err := strconv.Atoi(os.Getenv(variable)); err == nil && n > 0 {
+		return n
+	}
+	return or
+}
+
+type guestBench struct {
+	*bench
+	dir, host string
+	options   []string
+}
+
+func (g *guestBench) openSSH(program string, args ...string) {
+	g.t.Helper()
+	cmd := exec.Command(program, append(append([]string{}, g.options...), args...)...)
+	cmd.Stderr = os.Stderr
+	if err := g.do(cmd); err != nil {
+		g.t.Fatalf("%s %q: %v", program, args, err)
+	}
+}
+
+// ratio says how often theirs takes as long as ours.
+func ratio(theirs, ours time.Duration) float64 { return float64(theirs) / float64(ours) }
+
+func (g *guestBench) commands() {
+	var ours, theirs []time.Duration
+	for range 2*rounds + 1 {
+		ours = append(ours, took(func() { g.mvm("exec", "bench", "--", "true") }))
+		theirs = append(theirs, took(func() { g.openSSH("ssh", g.host, "true") }))
+	}
+	o, s := median(ours), median(theirs)
+	fmt.Printf("exec true: %s; ssh true with a fresh connection: %s; ratio %.2f (limit 0.3)\n", o.Round(time.Millisecond), s.Round(time.Millisecond), ratio(o, s))
+}
+
+// transfers measures two ways of copying in turn, and once more, for the machine is
+// noisy; clean makes each find what the first did.
+func (g *guestBench) transfers(what, limit string, clean, ours, theirs func()) {
+	const times = 3
+	var o, s []time.Duration
+	for range times {
+		clean()
+		o = append(o, took(ours))
+		clean()
+		s = append(s, took(theirs))
+	}
+	fmt.Printf("%s: cp %s, scp %s; scp takes %.2f times as long (limit %s)\n", what, median(o).Round(10*time.Millisecond), median(s).Round(10*time.Millisecond), ratio(median(s), median(o)), limit)
+}
+
+func (g *guestBench) files(mib int) {
+	file, back := filepath.Join(g.dir, "file"), filepath.Join(g.dir, "back")
+	f, err := os.Create(file)
+	if err == nil {
+		_, err = io.CopyN(f, rand.Reader, int64(mib)<<20)
+		err = errors.Join(err, f.Sync(), f.Close())
+	}
+	if err != nil {
+		g.t.Fatal(err)
+	}
+	clean := func() {
+		g.mvm("exec", "bench", "--", "sh", "-c", "rm -f /root/file; sync; fstrim / 2>/dev/null || true")
+	}
+	// Without --no-sync cp has the guest write its disks out as well, which scp does not.
+	g.transfers(fmt.Sprintf("%d MiB into the VM", mib), "1.0", clean,
+		func() { g.mvm("cp", "--no-sync", file, "bench:/root/file") }, func() { g.openSSH("scp", "-q", file, g.host+":/root/file") })
+	g.mvm("cp", "-f", file, "bench:/root/file")
+	g.transfers(fmt.Sprintf("%d MiB out of the VM", mib), "1.0", func() { _ = os.Remove(back) },
+		func() { g.mvm("cp", "bench:/root/file", back) }, func() { g.openSSH("scp", "-q", g.host+":/root/file", back) })
+	_ = errors.Join(os.Remove(file), os.Remove(back))
+}
+
+func (g *guestBench) trees(n int) {
+	tree, back := filepath.Join(g.dir, "tree"), filepath.Join(g.dir, "backtree")
+	for i := range n {
+		dir := filepath.Join(tree, strconv.Itoa(i/100))
+		if err := errors.Join(os.MkdirAll(dir, 0o755), os.WriteFile(filepath.Join(dir, strconv.Itoa(i)), []byte(strconv.Itoa(i)), 0o600)); err != nil {
+			g.t.Fatal(err)
+		}
+	}
+	g.transfers(fmt.Sprintf("a tree of %d files into the VM", n), "2.0", func() { g.mvm("exec", "bench", "--", "sh", "-c", "rm -rf /root/tree; sync") },
+		func() { g.mvm("cp", "--no-sync", tree, "bench:/root/tree") }, func() { g.openSSH("scp", "-q", "-r", tree, g.host+":/root/tree") })
+	g.transfers(fmt.Sprintf("a tree of %d files out of the VM", n), "2.0", func() { _ = os.RemoveAll(back) },
+		func() { g.mvm("cp", "bench:/root/tree", back) }, func() { g.openSSH("scp", "-q", "-r", g.host+":/root/tree", back) })
+}
