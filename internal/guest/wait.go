@@ -13,9 +13,12 @@ import (
 )
 
 // How long one try may take while a guest is waited for, and the pauses between
-// tries: short at first, since most guests are up within seconds.
+// tries: short at first, since most guests are up within seconds. A try that took too
+// long gives the next one more: on a guest that is only slow it would begin again and
+// again with what it cannot end.
 const (
 	tryLimit = 5 * time.Second
+	tryMost  = time.Minute
 	pauseMin = 20 * time.Millisecond
 	pauseMax = 250 * time.Millisecond
 )
@@ -113,11 +116,14 @@ func WaitPort(ctx context.Context, dial DialFunc, l Login, port int, hosts ...st
 }
 
 func retry(ctx context.Context, what string, try func(context.Context) error) error {
-	began, pause := time.Now(), pauseMin
+	began, pause, limit := time.Now(), pauseMin, tryLimit
 	var last error
 	for ctx.Err() == nil {
-		tctx, cancel := context.WithTimeout(ctx, tryLimit)
+		tctx, cancel := context.WithTimeout(ctx, limit)
 		err := try(tctx)
+		if tctx.Err() != nil {
+			limit = min(2*limit, tryMost)
+		}
 		cancel()
 		switch {
 		case err == nil:

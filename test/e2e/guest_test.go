@@ -350,8 +350,16 @@ func (m *machine) console() {
 	}
 	m.must("exec", "g-1", "--", "sh", "-c", "echo said before > /dev/console")
 	x, y := newTerminal(t), newTerminal(t)
+	x.resize(101, 41)
 	a := m.on(x, "console", "g-1")
 	x.expect("said before")
+	sized := func(size string) {
+		t.Helper()
+		m.until("the console has the size "+size, func() bool {
+			return m.must("exec", "g-1", "--", "sh", "-c", "stty size < /dev/ttyS0") == size+"\n"
+		})
+	}
+	sized("41 101") // said before y is there: the last one counts
 	y.resize(93, 31)
 	b := m.on(y, "console", "g-1")
 	y.expect("said before") // shown to who comes late
@@ -363,10 +371,7 @@ func (m *machine) console() {
 		if size == "22 77" {
 			y.resize(77, 22)
 		}
-		m.until("the console has the size "+size, func() bool {
-			got := m.must("exec", "g-1", "--", "sh", "-c", "stty size < /dev/ttyS0")
-			return got == size+"\n"
-		})
+		sized(size)
 	}
 	x.typing("\x18d")
 	x.expect("detached")
