@@ -22,10 +22,10 @@ import (
 // a host under load, a hundred commands at once) takes seconds; one that never
 // answers must not hang a command.
 const (
-	DialLimit    = 20 * time.Second // without a byte while connecting and logging in
-	LoginLimit   = 2 * time.Minute  // for all of that, when the caller's context has no deadline
-	RequestLimit = time.Minute      // for one request, unless its comment says otherwise
-	SyncLimit    = 2 * time.Minute  // for Sync: a slow disk may have much to write
+	DialLimit    = time.Minute     // without a byte while connecting and logging in
+	LoginLimit   = 2 * time.Minute // for all of that, when the caller's context has no deadline
+	RequestLimit = time.Minute     // for one request, unless its comment says otherwise
+	SyncLimit    = 2 * time.Minute // for Sync: a slow disk may have much to write
 )
 
 // DialFunc opens a stream to the guest's SSH server or agent.

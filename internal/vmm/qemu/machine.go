@@ -310,9 +310,10 @@ func (m *machine) gone(ctx context.Context, err error) error {
 	return err
 }
 
-// dialLimit bounds the wait for the guest's answer: a guest that is still booting
-// answers nothing.
-const dialLimit = 5 * time.Second
+// dialLimit bounds the wait for the guest's answer. One that has not begun to answer is
+// known to the supervisor, which says so at once; one with a hundred to answer takes its
+// time. It is less than the supervisor's own limit.
+const dialLimit = 25 * time.Second
 
 // DialGuest implements vmm.Machine: it asks the supervisor for a stream.
 func (m *machine) DialGuest(ctx context.Context, port uint32) (net.Conn, error) {
