@@ -61,7 +61,8 @@ type Kernel interface {
 	// that drops what does not come from the guest's own MAC and IP, the rules
 	// GuestRules(t) and EgressRules(t), and the limits. When egress rules are
 	// written, connections that the guest has begun are decided over anew, and
-	// addresses that were opened are closed.
+	// addresses that were opened are closed. A bridge that has MaxPorts taps
+	// gives mvm.ErrUnavailable.
 	AddTap(ctx context.Context, t TapSpec) error
 
 	// OpenEgress opens addresses for a guest whose rules have names; of those that

@@ -14,6 +14,10 @@ import (
 // zero (linux/if.h).
 const maxIfName = 15
 
+// MaxPorts is how many taps a bridge has room for: BR_MAX_PORTS less the one that the
+// bridge keeps (net/bridge/br_private.h, br_if.c).
+const MaxPorts = 1023
+
 // BridgePrefix begins the name of every bridge of ours.
 const BridgePrefix = "mvm-"
 

@@ -28,17 +28,19 @@ func BenchmarkNetwork(tb *testing.B) {
 	b.ns = nettest.NewNamespace(tb)
 	nettest.Outside(tb, b.ns)
 	b.mvm("network", "create", "first") // makes the database
-	var create, remove, hand []time.Duration
+	var create, remove, hand, handGone []time.Duration
 	for range 3 * rounds {
 		create = append(create, took(func() { b.mvm("network", "create", "bench", "--subnet", "10.77.0.0/24") }))
 		remove = append(remove, took(func() { b.mvm("network", "rm", "bench") }))
 		hand = append(hand, took(b.networkByHand))
-		b.ns.Run("ip", "link", "del", "hand0")
+		handGone = append(handGone, took(func() { b.ns.Run("ip", "link", "del", "hand0") }))
 		b.ns.Run("nft", "delete", "table", "ip", "hand0")
 	}
 	version := b.median("version")
 	ms := func(d time.Duration) time.Duration { return d.Round(100 * time.Microsecond) }
 	fmt.Printf("network create with NAT: median %s (limit 20ms), rm %s (limit 20ms); by hand with ip and nft %s; version %s\n", ms(median(create)), ms(median(remove)), ms(median(hand)), ms(version))
+	fmt.Printf("network rm is %.1f times the removal of a bridge alone by ip, %s: the kernel waits for readers (RCU) in it\n",
+		float64(median(remove))/float64(median(handGone)), ms(median(handGone)))
 	for i := range 19 {
 		b.mvm("network", "create", fmt.Sprint("n", i))
 	}
@@ -52,6 +54,29 @@ func BenchmarkNetwork(tb *testing.B) {
 	}
 	fmt.Printf(", %s when 19 have lost their rules (limit 60ms)\n", ms(median(mend)))
 	b.networkChildren()
+	b.besideDocker()
+}
+
+// besideDocker measures the same where Docker's rules drop, and with the backend of
+// iptables; both run programs of iptables.
+func (b *bench) besideDocker() {
+	if _, err := exec.LookPath("iptables-restore"); err != nil {
+		fmt.Println("nothing was measured beside Docker: iptables is not installed")
+		return
+	}
+	round := func(what string) {
+		var create, remove []time.Duration
+		for range rounds {
+			create = append(create, took(func() { b.mvm("network", "create", "bench", "--subnet", "10.77.0.0/24") }))
+			remove = append(remove, took(func() { b.mvm("network", "rm", "bench") }))
+		}
+		fmt.Printf("%s: create %s, rm %s\n", what, median(create).Round(100*time.Microsecond), median(remove).Round(100*time.Microsecond))
+	}
+	b.ns.Restore(nettest.DockerRules)
+	round("beside Docker")
+	b.ns.Run("iptables", "-P", "FORWARD", "ACCEPT")
+	b.mvm("config", "set", "settings", "firewall_backend", "iptables")
+	round("with iptables")
 }
 
 func took(f func()) time.Duration {

@@ -119,14 +119,28 @@ func (n nft) present(g group) (bool, error) {
 func (n nft) remove(_ context.Context, g group) error { return n.firewall.remove(n.table(g)) }
 
 // firewall is one call's nftables socket.
-type firewall struct{ *nftables.Conn }
+type firewall struct {
+	*nftables.Conn
+	ip []*nftables.Chain // the chains of IPv4 as they were first read, nil before that
+}
 
 func openFirewall() (*firewall, error) {
 	c, err := nftables.New(nftables.AsLasting())
 	if err != nil {
 		return nil, explain(err, "open nftables")
 	}
-	return &firewall{c}, nil
+	return &firewall{Conn: c}, nil
+}
+
+// ipChains returns the chains of IPv4. Of ours there may be others by now; those of
+// other programs, which they are asked for, are as they were when the call began.
+func (f *firewall) ipChains() ([]*nftables.Chain, error) {
+	if f.ip != nil {
+		return f.ip, nil
+	}
+	chains, err := f.ListChainsOfTableFamily(nftables.TableFamilyIPv4)
+	f.ip = chains
+	return chains, explain(err, "read nftables chains")
 }
 
 func (f *firewall) close() { _ = f.CloseLasting() }
@@ -157,6 +171,9 @@ func (f *firewall) read(t table) (tableState, error) {
 	chains, err := f.ListChainsOfTableFamily(t.family)
 	if err != nil {
 		return s, explain(err, "read nftables chains")
+	}
+	if t.family == nftables.TableFamilyIPv4 && f.ip == nil {
+		f.ip = chains
 	}
 	ours, others, tagged := 0, 0, false
 	for _, c := range chains {

@@ -87,10 +87,14 @@ func rulesOf(g group, chain string) []mvm.FirewallRule {
 
 // present implements backend.
 func (x iptables) present(g group) (bool, error) {
+	chains, err := x.fw.ipChains()
+	if err != nil {
+		return false, err
+	}
 	for _, c := range network.Chains() {
-		there, err := x.fw.hasChain(network.TableOf(c), ownChain(c, g))
-		if err != nil || there {
-			return there, err
+		own, table := ownChain(c, g), network.TableOf(c)
+		if slices.ContainsFunc(chains, func(k *nftables.Chain) bool { return k.Name == own && k.Table.Name == table }) {
+			return true, nil
 		}
 	}
 	if tables := legacyTables(); len(tables) > 0 && isLegacy() {

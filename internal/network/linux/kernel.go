@@ -1,6 +1,6 @@
 // Package linux makes networks real on Linux: bridges, taps and addresses by
-// rtnetlink, firewall rules by nftables' netlink, without child processes. It is
-// the only package that imports netlink libraries, and it must not know the
+// rtnetlink, firewall rules by nftables' netlink, without child processes, or by
+// iptables. It is the only package that imports netlink libraries, and it must not know the
 // store, VMs or what a network is used for.
 //
 // Each network has an nftables table of its own ("ip mvm-default", named like
@@ -14,9 +14,12 @@
 // ingress. Only packets of that one guest pass it, whereas rules in the bridge
 // family would cost every packet a walk over all VMs.
 //
+// That is the backend of nftables. The one of iptables has the same rules in chains
+// that iptables-restore writes, see iptables.
+//
 // A DROP policy in a table of somebody else (Docker's FORWARD chain) cannot be
-// overruled from ours: an accept here only ends our own table. What is needed
-// there belongs beside firewall.put, at the place that the other program provides.
+// overruled from ours: an accept here only ends our own table. What is needed there
+// goes to the place that the other program provides, see ensurePassages.
 package linux
 
 import (

@@ -84,6 +84,29 @@ func packetsNAT(t *testing.T, h *nettest.RealHost) {
 	wantPeer(t, "outside to guest, with a route", out, guestServer, "")
 }
 
+// Without named uplinks guests leave by whatever the host's default route says, from
+// the moment that it changes: no rule names an interface.
+func TestPacketsFollowTheDefaultRoute(t *testing.T) { onBackends(t, packetsFollowTheDefaultRoute) }
+
+func packetsFollowTheDefaultRoute(t *testing.T, h *nettest.RealHost) {
+	first := nettest.Outside(t, h.Namespace)
+	second := nettest.NewNamespace(t)
+	nettest.Join(h.Namespace, "wlan0", netip.MustParsePrefix("203.0.113.1/24"), second, "eth0", netip.MustParsePrefix("203.0.113.2/24"))
+	for _, out := range []*nettest.Namespace{first, second} { // both reach one address
+		out.Run("ip", "address", "add", "192.0.2.1/32", "dev", "lo")
+		out.ServePeer("192.0.2.1:80")
+	}
+	red := nettest.SpecOf("red", "172.27.0.0/24")
+	mustEnsure(t, h, red)
+	guest := addVM(t, h, red, "vm1", "172.27.0.2")
+	wantPeer(t, "by the first uplink", guest, "192.0.2.1:80", nettest.HostAddr.String())
+	h.Run("ip", "route", "replace", "default", "via", "203.0.113.2")
+	wantPeer(t, "by the second uplink", guest, "192.0.2.1:80", "203.0.113.1")
+	if changes, err := h.EnsureNetwork(t.Context(), red); err != nil || len(changes) > 0 {
+		t.Errorf("the change of route changed %v, %v", changes, err)
+	}
+}
+
 func TestPacketsBetweenGuests(t *testing.T) { onBackends(t, packetsBetweenGuests) }
 
 func packetsBetweenGuests(t *testing.T, h *nettest.RealHost) {

@@ -47,11 +47,15 @@ type dropper struct {
 // droppers finds what stops the guests of a network that our rules let through.
 func (f *filters) droppers(s network.Spec) ([]dropper, error) {
 	var found []dropper
-	for _, family := range []nftables.TableFamily{nftables.TableFamilyIPv4, nftables.TableFamilyINet} {
-		chains, err := f.ListChainsOfTableFamily(family)
-		if err != nil {
-			return nil, explain(err, "read nftables chains")
-		}
+	ip, err := f.ipChains()
+	if err != nil {
+		return nil, err
+	}
+	inet, err := f.ListChainsOfTableFamily(nftables.TableFamilyINet)
+	if err != nil {
+		return nil, explain(err, "read nftables chains")
+	}
+	for _, chains := range [][]*nftables.Chain{ip, inet} {
 		for _, c := range chains {
 			chain := map[nftables.ChainHook]string{*nftables.ChainHookForward: network.ChainForward, *nftables.ChainHookInput: network.ChainInput}[hookOf(c)]
 			if c.Hooknum == nil || chain == "" || strings.HasPrefix(c.Name, chainPrefix) || len(network.PassageRules(s, chain)) == 0 {

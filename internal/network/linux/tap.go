@@ -213,7 +213,12 @@ func (s *session) ensureTap(tap *netlink.Tuntap, t network.TapSpec) (*netlink.Tu
 func (s *session) attach(tap *netlink.Tuntap, br netlink.Link, t network.TapSpec) error {
 	if tap.Attrs().MasterIndex != br.Attrs().Index {
 		disableIPv6(t.Name)
-		if err := s.LinkSetMaster(tap, br); err != nil {
+		err := s.LinkSetMaster(tap, br)
+		if errors.Is(err, unix.EXFULL) {
+			return mvm.Errorf(mvm.ErrUnavailable, "bridge %s of VM %s is full: %d VMs run on it, and no bridge of Linux has room for more", mvm.Quote(t.Bridge), mvm.Quote(t.VMName), network.MaxPorts).
+				WithHint("create a network for more VMs with 'mvm network create', or stop VMs of this one")
+		}
+		if err != nil {
 			return explain(err, "attach tap %s to bridge %s", t.Name, t.Bridge)
 		}
 	}

@@ -2,6 +2,7 @@ package nettest
 
 import (
 	"context"
+	"fmt"
 	"maps"
 	"net/netip"
 	"slices"
@@ -254,6 +255,15 @@ func (f *Fake) AddTap(ctx context.Context, t network.TapSpec) error {
 	}
 	f.tables[t.Name] = &fakeTable{owner: network.Tag(t.VMID), rules: network.GuestRules(t), backend: t.Backend.OrDefault()}
 	f.egress(t)
+	ports := 0
+	for name, l := range f.links {
+		if name != t.Name && l.master == t.Bridge {
+			ports++
+		}
+	}
+	if ports >= network.MaxPorts {
+		return mvm.Errorf(mvm.ErrUnavailable, "bridge %s of VM %s is full", mvm.Quote(t.Bridge), mvm.Quote(t.VMName)).WithHint("create another network")
+	}
 	if err := f.effect(ctx, "attach "+t.Name); err != nil {
 		return err
 	}
@@ -459,6 +469,15 @@ func (f *Fake) AddLink(name string) {
 	end, _ := f.begin(context.Background())
 	defer end()
 	f.links[name] = &fakeLink{kind: "other", up: true}
+}
+
+// AddPorts puts interfaces of somebody else on a bridge.
+func (f *Fake) AddPorts(bridge string, n int) {
+	end, _ := f.begin(context.Background())
+	defer end()
+	for i := range n {
+		f.links[fmt.Sprint("p", i)] = &fakeLink{kind: "other", up: true, master: bridge}
+	}
 }
 
 // DelLink removes an interface, as 'ip link del' does.

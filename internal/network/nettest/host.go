@@ -1,6 +1,9 @@
 package nettest
 
 import (
+	"fmt"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -37,6 +40,22 @@ var _ Host = (*RealHost)(nil)
 
 // AddLink implements Host. The device is a bridge, the kind most like ours.
 func (h *RealHost) AddLink(name string) { h.Run("ip", "link", "add", name, "type", "bridge") }
+
+// AddPorts implements Host.
+func (h *RealHost) AddPorts(bridge string, n int) {
+	var b strings.Builder
+	for i := 0; i < n; i += 2 { // both ends of a cable
+		fmt.Fprintf(&b, "link add name p%d master %s type veth peer name q%d\n", i, bridge, i)
+		if i+1 < n {
+			fmt.Fprintf(&b, "link set q%d master %s\n", i, bridge)
+		}
+	}
+	batch := filepath.Join(h.t.TempDir(), "batch")
+	if err := os.WriteFile(batch, []byte(b.String()), 0o600); err != nil {
+		h.t.Fatal(err)
+	}
+	h.Run("ip", "-batch", batch)
+}
 
 // DelLink implements Host.
 func (h *RealHost) DelLink(name string) { h.Run("ip", "link", "del", name) }

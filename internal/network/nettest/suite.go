@@ -19,6 +19,7 @@ import (
 type Host interface {
 	network.Kernel
 	AddLink(name string)
+	AddPorts(bridge string, n int)
 	DelLink(name string)
 	SetDown(name string)
 	Tables
@@ -50,6 +51,7 @@ func Suite(t *testing.T, newHost func(t *testing.T) Host) {
 		{"taps outlive their bridge", tapsOutlive},
 		{"the rules of a NoCloud server come and go", noCloud},
 		{"rules move from one backend to the other", backends},
+		{"a full bridge is told", fullBridge},
 		{"a cancelled context stops everything", cancelled},
 		{"an incomplete spec is refused", invalidSpecs},
 	} {

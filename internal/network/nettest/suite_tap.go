@@ -1,6 +1,7 @@
 package nettest
 
 import (
+	"errors"
 	"net/netip"
 	"testing"
 
@@ -168,4 +169,19 @@ func tapsOutlive(t *testing.T, h Host) {
 	ensure(t, h, red)
 	addTap(t, h, tap)
 	wantTaps(t, h, tapState(tap))
+}
+
+// fullBridge fills a bridge, and then there is no room for a VM.
+func fullBridge(t *testing.T, h Host) {
+	ensure(t, h, red)
+	h.AddPorts(red.Bridge, network.MaxPorts-1)
+	one, two := TapOf("vm1", red, "172.27.0.2"), TapOf("vm2", red, "172.27.0.3")
+	addTap(t, h, one)
+	wantKind(t, h.AddTap(t.Context(), two), mvm.ErrUnavailable)
+	addTap(t, h, one) // which is there
+	if err := errors.Join(h.RemoveTap(t.Context(), two), h.RemoveTap(t.Context(), one)); err != nil {
+		t.Fatal(err)
+	}
+	wantLink(t, h, two.Name, false)
+	addTap(t, h, two)
 }
