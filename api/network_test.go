@@ -13,6 +13,7 @@ import (
 
 	"github.com/mvmctl/mvm"
 	"github.com/mvmctl/mvm/internal/network"
+	"github.com/mvmctl/mvm/internal/network/nettest"
 )
 
 // networks is all that operations on networks may change, a line each.
@@ -382,4 +383,21 @@ func TestNoVMOnANetworkThatGoes(t *testing.T) {
 	}
 	_, err := m.VM.Create(t.Context(), VMCreateInput{Name: "web", NetworkName: "lab"})
 	refused(t, err, mvm.ErrConflict, "being made or removed")
+}
+
+// After a reboot nothing of a network is there; the boot's command brings all of them
+// up, whether a VM is to start or not.
+func TestNetworksAreThereAfterBoot(t *testing.T) {
+	w := newWorld(t)
+	m := w.open()
+	w.makeNetwork(m, NetworkCreateInput{Name: "lab"})
+	w.makeNetwork(m, NetworkCreateInput{Name: "other"})
+	before := w.networks()
+	w.net = &nettest.Fake{Addresses: w.net.Addresses}
+	if _, err := w.open().VM.Autostart(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(before, w.networks()); diff != "" {
+		t.Errorf("before and after:\n%s", diff)
+	}
 }

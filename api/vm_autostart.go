@@ -10,10 +10,10 @@ import (
 	"github.com/mvmctl/mvm/internal/fsx"
 )
 
-// Autostart starts the VMs whose restart policy is always and that no command has
-// stopped, above all those that ran when the host went down. It is for the host's
-// boot; at other times it starts those whose restarts were given up. The batch has
-// an entry for each of them.
+// Autostart brings all networks up, rules included, and then starts the VMs whose
+// restart policy is always and that no command has stopped, above all those that ran
+// when the host went down. It is for the host's boot; at other times it starts those
+// whose restarts were given up. The batch has an entry for each of them.
 func (o *VMOperation) Autostart(ctx context.Context, opts ...Option) (mvm.Batch[*mvm.VMInstanceItem], error) {
 	c, progress := o.core, options(opts).progress
 	var batch mvm.Batch[*mvm.VMInstanceItem]
@@ -33,6 +33,13 @@ func (o *VMOperation) Autostart(ctx context.Context, opts ...Option) (mvm.Batch[
 	if err != nil {
 		lock.Unlock()
 		return batch, err
+	}
+	nets, err := st.ListNetworks(ctx)
+	if err == nil {
+		_, err = c.syncNetworks(ctx, st, nets, vms)
+	}
+	if err != nil { // a VM whose own network is right starts all the same
+		c.notice("not all networks are up: " + err.Error())
 	}
 	for _, vm := range vms {
 		if vm.Options.Restart == mvm.RestartAlways && (waitsForRestart(vm) || vm.Status == mvm.StatusCrashed) {
