@@ -36,7 +36,7 @@ phase "init"
 step "4. a kernel and an image"
 run "${mvm[@]}" kernel pull debian
 phase "kernel"
-run "${mvm[@]}" image pull debian
+run "${mvm[@]}" image build debian
 phase "image"
 
 step "5. a VM"

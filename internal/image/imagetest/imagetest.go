@@ -125,11 +125,16 @@ func (m Maker) Disk(table, fs string) string {
 	if table == "bare" {
 		return fs
 	}
+	return m.DiskIn(table, fs, m.Path(table+"-"+filepath.Base(fs)))
+}
+
+// DiskIn is Disk into a file.
+func (m Maker) DiskIn(table, fs, out string) string {
+	m.T.Helper()
 	content, err := os.ReadFile(fs)
 	if err != nil {
 		m.T.Fatal(err)
 	}
-	out := m.Path(table + "-" + filepath.Base(fs))
 	sectors := (len(content) + 4095) / 4096 * 8
 	m.Sparse(out, int64(sectors)*512+8<<20)
 	m.Run(fmt.Sprintf(Tables[table], sectors), "sfdisk", "-q", out)
