@@ -29,3 +29,13 @@ func (c *ContainerConfig) Args(entrypoint, cmd []string) []string {
 	}
 	return append(append([]string{}, entrypoint...), args...)
 }
+
+// VMContainer is what a VM of a container image runs.
+type VMContainer struct {
+	Args       []string `json:"args"` // the main process; commands that are run besides have the rest in common with it
+	Env        []string `json:"env"`
+	WorkingDir string   `json:"working_dir"`
+	User       string   `json:"user"`
+	StopSignal string   `json:"stop_signal,omitempty"`
+	Idle       bool     `json:"idle,omitempty"` // the main process is not started: there is the agent only
+}

@@ -18,6 +18,7 @@ type VMOptions struct {
 	FirecrackerBin string `json:"firecracker_bin,omitempty"` // path given by the user
 
 	CloudInit *VMCloudInit `json:"cloud_init,omitempty"` // nil with the mode off
+	Container *VMContainer `json:"container,omitempty"`  // nil for a VM whose image has an init
 
 	RestoredFrom string   `json:"restored_from,omitempty"` // id of the snapshot
 	Isolate      bool     `json:"isolate,omitempty"`       // not reachable from other VMs on its network

@@ -28,7 +28,8 @@ type ExecInput struct {
 	Signals    <-chan string // sent on to the command: "INT", "TERM", "HUP" (RFC 4254, section 6.10)
 }
 
-// Run runs a command and returns its exit status, 128 and the number of the
+// Run runs a command and returns its exit status, in a VM of a container image as that
+// wants it: with its environment, user and directory. The status is 128 and the number of the
 // signal that ended it. A guest that has just been started is waited for as long
 // as it may take to boot. When ctx or the limit ends, the command gets SIGTERM.
 func (o *ExecOperation) Run(ctx context.Context, in ExecInput) (int, error) {
@@ -48,6 +49,7 @@ func (o *ExecOperation) Run(ctx context.Context, in ExecInput) (int, error) {
 	}
 	defer func() { _ = client.Close() }()
 	defer client.closeLate(ctx)()
+	in.asContainer(vm.Options.Container)
 	cmd := guest.Cmd{
 		Argv: in.Cmd, Env: in.Env, Dir: in.Dir, User: in.User, Signal: in.Signals,
 		Stdin: in.IO.Stdin, Stdout: in.IO.Stdout, Stderr: in.IO.Stderr,

@@ -26,6 +26,10 @@ type RunInput struct {
 	// guest is ready.
 	Exec ExecInput
 
+	// Insecure and Arch are those of ImagePullInput, for an image that is not there.
+	Insecure bool
+	Arch     string
+
 	// Keep leaves the VM running at the end.
 	Keep bool
 
@@ -37,12 +41,22 @@ type RunInput struct {
 // Run makes a VM, runs a command in it, and removes the VM with its disk, whatever
 // happens meanwhile: when the process is killed, the next command of mvm does it.
 // It returns the exit status of the command; volumes have been written out by then.
+//
+// An image that is not there is got first. Of a container image the entrypoint is run,
+// with the command as its arguments, or the image's own without a command.
 func (o *VMOperation) Run(ctx context.Context, in RunInput, opts ...Option) (int, error) {
 	if in.VM.Name == "" {
 		in.VM.Name = newRunName()
 	}
+	in.VM.NoEntrypoint, in.VM.Cmd = true, nil
+	if len(in.Exec.Cmd) > 0 {
+		in.VM.Cmd = in.Exec.Cmd
+	}
 	in.VM.Wait = WaitReady
 	if err := in.validate(); err != nil {
+		return 1, err
+	}
+	if err := o.core.ensureImage(ctx, &in, options(opts).progress); err != nil {
 		return 1, err
 	}
 	if in.Keep {
@@ -112,6 +126,9 @@ func (o *VMOperation) runIn(ctx context.Context, in RunInput, opts []Option, end
 	}
 	vm := res.VMs[0]
 	in.Exec.Identifier = vm.ID
+	if c := vm.Options.Container; c != nil {
+		in.Exec.Cmd = c.Args
+	}
 	if in.Ready != nil {
 		if err := in.Ready(vm, &in.Exec); err != nil {
 			return 1, err

@@ -74,7 +74,14 @@ type VMCreateInput struct {
 	DNSServer  string          // addresses of DNS servers that answer it; "" takes defaults.vm dns_server
 	Publish    []string        // ports of the host: [ADDRESS:]PORT:GUESTPORT[/tcp|/udp]
 
-	id string // "" makes one
+	// Of a container image. Another one refuses them.
+	Entrypoint   []string // in place of the image's; nil takes that, and its arguments
+	Cmd          []string // arguments in place of the image's; nil takes those
+	Env          []string // "NAME=value", over the image's
+	NoEntrypoint bool     // nothing is started but the agent
+
+	id  string // "" makes one
+	run bool   // of Run: Cmd is for an image of a machine, too
 
 	RestartPolicy mvm.RestartPolicy // "" is no
 }

@@ -181,7 +181,7 @@ func (in VMCreateInput) validate() error {
 			return err
 		}
 	}
-	for _, err := range []error{in.validateOptions(), in.validatePublish(), mvm.ValidateBootArgs(in.LSMFlags), mvm.ValidateBootArgs(in.BootArgs), validateHypervisor(in.Hypervisor), in.validateCloudInit(), in.Wait.Validate(), in.RestartPolicy.Validate()} {
+	for _, err := range []error{in.validateOptions(), in.validatePublish(), mvm.ValidateBootArgs(in.LSMFlags), mvm.ValidateBootArgs(in.BootArgs), validateHypervisor(in.Hypervisor), in.validateCloudInit(), in.Wait.Validate(), in.RestartPolicy.Validate(), in.validateContainer()} {
 		if err != nil {
 			return err
 		}

@@ -97,6 +97,7 @@ func (c *core) planCreate(ctx context.Context, st *store.Store, inv *inventory, 
 	}
 	for _, resolve := range []func() error{
 		func() error { return p.resolveAssets(inv, in) },
+		func() error { return p.resolveContainer(in) },
 		func() error { return p.resolveDisk(in.DiskSize) },
 		func() error { return p.resolveVolumes(inv, in) },
 		func() (err error) { return p.resolveDriver(ctx, st, in) },
@@ -227,6 +228,7 @@ func (p *vmPlan) bootConfig() (guest.BootConfig, error) {
 		SSH: guest.SSHConfig{User: *it.SSHUser, AuthorizedKeys: p.keyLines, HostKey: p.identity.HostKey},
 	}
 	cfg.Volumes, cfg.CloudInit = p.bootVolumes(), forCloudInit
+	cfg.Root.Init, cfg.Container = p.bootContainer()
 	if !p.noAgent {
 		cfg.Agent = &guest.AgentParams{Transport: "virtio-serial", SerialName: "mvm.agent", Port: p.agentPort(), HostKey: p.identity.AgentKey,
 			AuthorizedKey: p.identity.ClientPublic, PowerOff: powerOff, Version: Version}

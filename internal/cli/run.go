@@ -14,7 +14,11 @@ type runOptions struct {
 	exec    execOptions
 	timeout span
 	keep    bool
-	rm      bool
+
+	container containerOptions
+	insecure  bool
+
+	rm bool
 }
 
 func newRun(a *app) *cobra.Command {
@@ -24,14 +28,20 @@ func newRun(a *app) *cobra.Command {
 		Short: "Run a command in a new VM, and remove that",
 		Long: `Make a VM from an image, run a command in it through its agent, and remove the VM
 with its disk when the command has ended. Exits with the exit status of the command; when
-mvm itself fails, that is 1. Without a command it is a login shell.
+mvm itself fails, that is 1. Without a command it is a login shell. An image that is not
+there is got first.
+
+A container image (oci://NAME) runs its entrypoint, with CMD in place of its own arguments,
+and with its environment, user and directory, each of which a flag here goes before.
 
 Standard input, output and error are those of the command, each for itself; with -t it
 gets a terminal. While the VM is made, Ctrl-C undoes that; then Ctrl-C and SIGTERM go to
 the command, and the third in a row ends it. The VM is removed in any case: when mvm was
 killed, the next mvm command does it. --keep leaves it running.`,
 		Example: `  mvm run debian:12 -- apt-get --version
-  mvm run -it alpine
+  mvm run -it oci://alpine
+  mvm run oci://alpine:3.20 -- uname -a
+  mvm run --entrypoint /bin/sh oci://ghcr.io/owner/app -c 'id; env'
   mvm run --mem 2G --vcpu 2 -v data:/srv -e DEBUG=1 -w /srv debian:12 -- make test
   mvm run --keep --name web tiny true`,
 		Args: func(cmd *cobra.Command, args []string) error {
@@ -45,7 +55,9 @@ killed, the next mvm command does it. --keep leaves it running.`,
 	f := cmd.Flags()
 	o.vm.machineFlags(a, cmd)
 	o.exec.streamFlags(cmd)
-	f.StringVarP(&o.exec.input.User, "user", "u", "", "user to run it as: NAME, UID, NAME:GROUP or UID:GID (default root)")
+	o.container.entrypointFlag(cmd)
+	f.BoolVar(&o.insecure, "insecure", false, "plain HTTP to the registry of an image that is not there")
+	f.StringVarP(&o.exec.input.User, "user", "u", "", "user to run it as: NAME, UID, NAME:GROUP or UID:GID (default root, or the container image's)")
 	f.BoolVarP(&o.exec.tty, "tty", "t", false, "give it a terminal")
 	f.Var(&o.timeout, "timeout", "how long the command may take, such as 90s; then it is sent SIGTERM")
 	f.StringVar(&o.vm.input.Name, "name", "", "name of the VM (default run- and some digits)")
@@ -59,6 +71,7 @@ killed, the next mvm command does it. --keep leaves it running.`,
 			return usagef("--name is empty").withHint("leave it out for a name that is made up")
 		}
 		o.vm.input.Image, o.exec.input.Cmd = args[0], args[1:]
+		o.container.resolve(cmd, &o.vm.input)
 		o.exec.input.Timeout = time.Duration(o.timeout)
 		return o.run(ctx, m, a)
 	}))
@@ -72,7 +85,7 @@ func (o *runOptions) run(ctx context.Context, m *api.Client, a *app) error {
 	}
 	end := func() {}
 	defer func() { end() }()
-	in := api.RunInput{VM: o.vm.input, Exec: o.exec.input, Keep: o.keep || !o.rm}
+	in := api.RunInput{VM: o.vm.input, Exec: o.exec.input, Keep: o.keep || !o.rm, Insecure: o.insecure}
 	in.Ready = func(vm *mvm.VMInstanceItem, exec *api.ExecInput) error {
 		p.Done()
 		if in.Keep {

@@ -26,13 +26,14 @@ type vmCreateOptions struct {
 	console            bool
 
 	beyond    vmBeyond
+	container containerOptions
 	cloudInit cloudInitOptions
 }
 
 func newVMCreate(a *app) *cobra.Command {
 	var o vmCreateOptions
 	cmd := &cobra.Command{
-		Use:   "create NAME",
+		Use:   "create NAME [-- CMD...]",
 		Short: "Make a VM and start it",
 		Long: `Make a VM from an image and a kernel and start it. What is not said is taken from
 the settings. When something fails, everything that was begun is undone.
@@ -40,18 +41,34 @@ the settings. When something fails, everything that was begun is undone.
 Host name, network and SSH keys reach the guest without cloud-init. An image that
 has it runs user data of yours in one of three modes: inject puts it into the guest's
 root at boot, iso on a second disk, and net on a server that this guest alone
-reaches, until it was read.`,
+reaches, until it was read.
+
+A container image has no init. Its entrypoint runs under a small one of ours, with CMD in
+place of its own arguments; what it prints is in 'mvm logs', and when it ends, so does the
+VM.`,
 		Example: `  mvm vm create web --wait
   mvm vm create db --image debian:12 --vcpu 2 --mem 2G --disk-size 20G
   mvm vm create node --count 3 --atomic
   mvm vm create ci --egress deb.debian.org,10.0.0.0/8 --net-limit 10M
-  mvm vm create app --image debian:12 --cloudinit-config user-data.yaml`,
-		Args:              needs(1, 1, "a name for the VM"),
+  mvm vm create app --image debian:12 --cloudinit-config user-data.yaml
+  mvm vm create cache --image oci://redis:7 --publish 6379:6379 -- --save 60 1
+  mvm vm create box --image oci://alpine --no-entrypoint`,
+		Args: func(cmd *cobra.Command, args []string) error {
+			if n := cmd.ArgsLenAtDash(); n >= 0 {
+				args = args[:n]
+			}
+			return needs(1, 1, "a name for the VM")(cmd, args)
+		},
 		ValidArgsFunction: fixed(),
 	}
 	o.flags(a, cmd)
 	return undone(a.command(cmd, "VM.Create", func(ctx context.Context, m *api.Client, args []string) error {
 		o.input.Name = args[0]
+		if len(args) > 1 {
+			o.input.Cmd = args[1:]
+		}
+		o.container.resolve(cmd, &o.input)
+		o.input.Env = a.environment(o.input.Env)
 		if err := o.resolve(cmd); err != nil {
 			return err
 		}
@@ -67,6 +84,9 @@ func (o *vmCreateOptions) flags(a *app, cmd *cobra.Command) {
 	f.IntVarP(&o.count, "count", "c", 0, "make so many VMs, NAME-1, NAME-2, …")
 	f.BoolVar(&in.Atomic, "atomic", false, "with --count: all or none")
 	waitFlag(cmd, &o.wait)
+	o.container.entrypointFlag(cmd)
+	f.BoolVar(&in.NoEntrypoint, "no-entrypoint", false, "a container image: start nothing but the agent")
+	f.StringArrayVarP(&in.Env, "env", "e", nil, "a container image: environment variable NAME=VALUE; NAME alone takes the one here")
 	f.BoolVar(&in.NoAgent, "no-agent", false, "no guest agent in the VM")
 	f.StringVar((*string)(&in.RestartPolicy), "restart", "", "start it again when it ends by itself: no, on-failure, or always (also after a reboot of the host)")
 	completeFlag(cmd, "restart", fixed("no", "on-failure", "always"))

@@ -6,14 +6,15 @@ import "github.com/mvmctl/mvm/internal/guest/wire"
 
 // Paths inside our initramfs and, after the root was switched, inside /run.
 const (
-	InitPath     = "/init"             // mvm-agent in the role of PID 1
-	ConfigPath   = "/mvm/config.json"  // BootConfig, in the initramfs
-	ModulesDir   = "/mvm/modules"      // *.ko files, in the initramfs
-	ModulesList  = "/mvm/modules.list" // file names in load order, one a line
-	RuntimeDir   = "/run/mvm"          // in the guest's root: agent binary, agent.json
-	AgentPath    = RuntimeDir + "/mvm-agent"
-	AgentConfig  = RuntimeDir + "/agent.json" // AgentParams, mode 0600
-	InstanceFile = "/var/lib/mvm/instance-id" // on the root disk: whose first boot was done
+	InitPath      = "/init"             // mvm-agent in the role of PID 1
+	ConfigPath    = "/mvm/config.json"  // BootConfig, in the initramfs
+	ModulesDir    = "/mvm/modules"      // *.ko files, in the initramfs
+	ModulesList   = "/mvm/modules.list" // file names in load order, one a line
+	RuntimeDir    = "/run/mvm"          // in the guest's root: agent binary, agent.json
+	AgentPath     = RuntimeDir + "/mvm-agent"
+	ContainerPID1 = RuntimeDir + "/mvm-init"   // the agent's program as PID 1 of a container image
+	AgentConfig   = RuntimeDir + "/agent.json" // AgentParams, mode 0600
+	InstanceFile  = "/var/lib/mvm/instance-id" // on the root disk: whose first boot was done
 )
 
 // BootConfig is all that a guest is told at boot. It travels as ConfigPath in
@@ -35,6 +36,16 @@ type BootConfig struct {
 
 	Volumes   []wire.Volume `json:"volumes,omitempty"`    // to be mounted before the init starts
 	CloudInit *CloudInit    `json:"cloud_init,omitempty"` // nil: cloud-init does not run
+	Container *Container    `json:"container,omitempty"`  // the image's own init, if it has one, is not run
+}
+
+// Container makes the guest of a container image, which has no init: PID 1 is ours.
+type Container struct {
+	Main       *wire.Exec `json:"main,omitempty"` // whose end powers the guest off; nil runs until it is asked to stop
+	StopSignal string     `json:"stop_signal"`    // what asks Main to end: a name without SIG or a number; "" is TERM
+	Dir        string     `json:"dir"`            // made if it is not there
+	PowerOff   string     `json:"power_off"`      // as in BootConfig
+	Agent      bool       `json:"agent"`          // the agent is started too
 }
 
 // CloudInit is what is done for the image's own cloud-init, which runs later.

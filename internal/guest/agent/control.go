@@ -12,6 +12,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/mvmctl/mvm/internal/guest"
 	"github.com/mvmctl/mvm/internal/guest/wire"
 )
 
@@ -115,7 +116,7 @@ func (s *Server) shutdown(reboot bool) error {
 
 // askInit returns how to ask this init, or nil when there is nobody to ask.
 //   - systemd(1), SIGNALS: SIGRTMIN+4 poweroff.target, SIGRTMIN+5 reboot.target
-//   - busybox init: SIGUSR2 power off, SIGTERM reboot (init/init.c)
+//   - busybox init: SIGUSR2 power off, SIGTERM reboot (init/init.c); ours the same
 //   - others by their own program, which knows the protocol of its version
 func askInit(name string, reboot bool) func() error {
 	const sigrtmin = 34 // glibc's: the kernel's 32, less two that it keeps
@@ -136,7 +137,7 @@ func askInit(name string, reboot bool) func() error {
 	switch name {
 	case "systemd":
 		return pick(sigrtmin+5, sigrtmin+4)
-	case "busybox":
+	case "busybox", path.Base(guest.ContainerPID1):
 		return pick(syscall.SIGTERM, syscall.SIGUSR2)
 	case "openrc-init":
 		return program([]string{"/sbin/openrc-shutdown", "-p", "now"}, []string{"/sbin/openrc-shutdown", "-r", "now"})

@@ -34,6 +34,7 @@ usage: mvm-agent serve [--config-fd N | --config FILE]
        mvm-agent pack JSON | unpack JSON
        mvm-agent receive SHA256
        mvm-agent check
+       mvm-agent init --config-fd N
 `
 
 // Main is the program: PID 1 of the initramfs, or the agent. It returns the exit
@@ -72,6 +73,12 @@ func agentMain(args []string) error {
 		return agent.Receive(os.Stdin, args[2])
 	case "check": // it has started: that is all
 		return nil
+	case "init":
+		in, err := config(args[2:])
+		if err != nil {
+			return err
+		}
+		return agent.Init(in)
 	case "serve":
 		in, err := config(args[2:])
 		if err != nil {

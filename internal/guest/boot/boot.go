@@ -49,6 +49,9 @@ func Main(args []string) {
 	if err != nil {
 		con.giveUp(cfg.PowerOff, err)
 	}
+	if cfg.Container != nil {
+		con.giveUp(cfg.PowerOff, execContainerInit(con, cfg))
+	}
 	if cfg.Agent != nil {
 		if err := startAgent(agentFile); err != nil {
 			con.say("start the agent: %v", err)
@@ -103,7 +106,7 @@ func prepare(con console, cfg *guest.BootConfig, ph *phases) (agentConfig *os.Fi
 		return nil, err
 	}
 	defer func() { _ = root.Close() }()
-	if !hasInit(root, cfg.Root.Init) {
+	if cfg.Container == nil && !hasInit(root, cfg.Root.Init) {
 		return nil, noInit(cfg.Root)
 	}
 	if IsFirstBoot(root, cfg.InstanceID) {
@@ -132,6 +135,11 @@ func prepare(con console, cfg *guest.BootConfig, ph *phases) (agentConfig *os.Fi
 		report("open the agent's configuration", err)
 	}
 	ph.done("install agent")
+	if cfg.Container != nil {
+		if err := prepareContainer(root, run, cfg); err != nil {
+			return nil, err
+		}
+	}
 	for _, v := range cfg.Volumes {
 		report("volume for "+v.Mount, mountAtBoot(root, v))
 	}
