@@ -10,7 +10,6 @@ import (
 	"github.com/mvmctl/mvm"
 	"github.com/mvmctl/mvm/internal/guest"
 	"github.com/mvmctl/mvm/internal/guest/wire"
-	"github.com/mvmctl/mvm/internal/image"
 	"github.com/mvmctl/mvm/internal/image/oci"
 )
 
@@ -89,12 +88,6 @@ func (in *ExecInput) asContainer(c *mvm.VMContainer) {
 	in.Dir, in.User = firstOf(in.Dir, c.WorkingDir), firstOf(in.User, c.User)
 }
 
-// knownImage says whether a name is one that Pull could get.
-func knownImage(name string) bool {
-	_, err := image.ParseRef(name)
-	return err == nil
-}
-
 // ensureImage gets the image of a run if it is not there.
 func (c *core) ensureImage(ctx context.Context, in *RunInput, progress mvm.ProgressFunc) error {
 	in.VM.run = true
@@ -107,13 +100,10 @@ func (c *core) ensureImage(ctx context.Context, in *RunInput, progress mvm.Progr
 	if oci.IsRef(name) && refErr != nil {
 		return refErr
 	}
+	var missing error
 	if _, _, named := ref.TypeVersion(); named || !oci.IsRef(name) {
-		_, err := o.Get(ctx, ImageInput{Identifiers: []string{name}})
-		if err == nil || !errors.Is(err, mvm.ErrNotFound) {
-			return err
-		}
-		if !oci.IsRef(name) && !knownImage(name) {
-			return err
+		if _, missing = o.Get(ctx, ImageInput{Identifiers: []string{name}}); missing == nil || !errors.Is(missing, mvm.ErrNotFound) {
+			return missing
 		}
 	}
 	pull := ImagePullInput{Type: name, Arch: in.Arch, Insecure: in.Insecure}
@@ -121,6 +111,9 @@ func (c *core) ensureImage(ctx context.Context, in *RunInput, progress mvm.Progr
 		pull.Type, pull.Version, _ = strings.Cut(name, ":")
 	}
 	item, err := o.Pull(ctx, pull, OnProgress(progress))
+	if errors.Is(err, mvm.ErrNotFound) && !oci.IsRef(name) {
+		return missing // no name of a catalog either
+	}
 	if err != nil {
 		return err
 	}
