@@ -1,19 +1,18 @@
 package mvm
 
-import "fmt"
-
 // BuildError says that something built from source failed to build.
 type BuildError struct {
-	Log  string   // path of the whole log
-	Tail []string // its last lines, and the first error if it came before
+	Log   string   // path of the whole log
+	Cause string   // the line that says first what failed, "" when none does
+	Tail  []string // the log's last lines, and Cause if it came before
 }
 
-// Error says what failed first, and where the log is.
+// Error says what failed first.
 func (e *BuildError) Error() string {
-	if len(e.Tail) == 0 {
-		return fmt.Sprintf("the build failed; its log is %s", e.Log)
+	if e.Cause == "" {
+		return "the build failed"
 	}
-	return fmt.Sprintf("the build failed: %s", e.Tail[0])
+	return "the build failed: " + e.Cause
 }
 
 // Unwrap makes it ErrBroken, with a hint.

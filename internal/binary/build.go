@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"sync"
 
@@ -197,7 +198,8 @@ func (o BuildOptions) cargo(ctx context.Context, source, ref string) (programs [
 	})
 	if errors.As(err, new(*run.ExitError)) {
 		_ = file.Sync()
-		return programs, "", &mvm.BuildError{Log: log, Tail: w.tail()}
+		cause, tail := w.tail()
+		return programs, "", &mvm.BuildError{Log: log, Cause: cause, Tail: tail}
 	}
 	dir := filepath.Join(out, triple, "release")
 	return [2]string{filepath.Join(dir, "firecracker"), filepath.Join(dir, "jailer")}, warning, err
@@ -329,16 +331,11 @@ func (c *cargoLog) take(line string) {
 	}
 }
 
-func (c *cargoLog) tail() []string {
+func (c *cargoLog) tail() (cause string, lines []string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	for _, l := range c.last {
-		if l == c.first {
-			return c.last
-		}
+	if c.first == "" || slices.Contains(c.last, c.first) {
+		return c.first, c.last
 	}
-	if c.first == "" {
-		return c.last
-	}
-	return append([]string{c.first}, c.last...)
+	return c.first, append([]string{c.first}, c.last...)
 }

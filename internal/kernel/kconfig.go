@@ -50,13 +50,21 @@ func symbols(source string, names []string) map[string]*symbol {
 // readSymbols reads one file of definitions.
 func readSymbols(data []byte, want map[string]bool, found map[string]*symbol) {
 	var at *symbol
-	var around [][]string // the "if" blocks that we are in
-	help := false
+	var around [][]string  // the "if" blocks that we are in
+	help, deep := false, 0 // in a help text, whose first line is indented so deep
 	for line := range bytes.Lines(data) {
 		text := strings.TrimRight(string(line), " \t\r\n")
 		word := strings.TrimSpace(text)
+		in := len(text) - len(strings.TrimLeft(text, " \t"))
+		if help && word != "" && deep == 0 {
+			deep = in
+		}
+		if help && (word == "" || in > 0 && in >= deep) {
+			continue
+		}
+		help = false
 		if m := symbolStart.FindStringSubmatch(text); m != nil {
-			at, help = nil, false
+			at = nil
 			if want[m[1]] {
 				if at = found[m[1]]; at == nil {
 					at = &symbol{}
@@ -68,19 +76,18 @@ func readSymbols(data []byte, want map[string]bool, found map[string]*symbol) {
 			}
 			continue
 		}
-		indented := strings.HasPrefix(text, " ") || strings.HasPrefix(text, "\t")
 		switch {
 		case word == "":
-		case !indented:
-			help, at = false, nil
+		case in == 0:
+			at = nil
 			if cond, ok := strings.CutPrefix(text, "if "); ok {
 				around = append(around, symbolName.FindAllString(cond, -1))
 			} else if (text == "endif" || strings.HasPrefix(text, "endif ")) && len(around) > 0 {
 				around = around[:len(around)-1]
 			}
-		case help || at == nil:
 		case word == "help" || word == "---help---":
-			help = true
+			help, deep = true, 0
+		case at == nil:
 		case promptLine.MatchString(text):
 			at.prompt = true
 		case strings.HasPrefix(word, "depends on "):

@@ -8,6 +8,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 
@@ -89,7 +90,8 @@ func (w *workshop) run(ctx context.Context, args ...string) error {
 	_, err := w.Runner.Run(ctx, run.Cmd{Name: "make", Args: args, Env: buildEnv(os.Environ()), Stdout: out, Stderr: out})
 	if errors.As(err, new(*run.ExitError)) {
 		_ = w.file.Sync()
-		return &mvm.BuildError{Log: w.log, Tail: out.tail()}
+		cause, tail := out.tail()
+		return &mvm.BuildError{Log: w.log, Cause: cause, Tail: tail}
 	}
 	return err
 }
@@ -118,7 +120,7 @@ type buildLog struct {
 	progress mvm.ProgressFunc
 	line     []byte
 	last     []string // the newest at the end
-	errors   []string // lines that say what failed, which others may follow
+	cause    string   // the first line that says what failed
 	files    int64
 }
 
@@ -152,28 +154,20 @@ func (b *buildLog) take(line string) {
 	if strings.TrimSpace(line) == "" {
 		return
 	}
-	if strings.Contains(line, "error:") || strings.Contains(line, "Error ") || strings.Contains(line, "undefined reference") {
-		b.errors = append(b.errors, line)
+	if b.cause == "" && (strings.Contains(line, "error:") || strings.Contains(line, "undefined reference") || strings.Contains(line, "*** ")) {
+		b.cause = line
 	}
 	if b.last = append(b.last, line); len(b.last) > tailLines {
 		b.last = b.last[1:]
 	}
 }
 
-// tail returns what of the log tells best why a build failed: its last lines, and
-// before them the first error where that is not among them.
-func (b *buildLog) tail() []string {
+// tail returns the first error, and the log's last lines with it.
+func (b *buildLog) tail() (cause string, lines []string) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	lines := b.last
-	if len(b.errors) > 0 {
-		first := b.errors[0]
-		for _, l := range lines {
-			if l == first {
-				return lines
-			}
-		}
-		lines = append([]string{first}, lines...)
+	if b.cause == "" || slices.Contains(b.last, b.cause) {
+		return strings.TrimSpace(b.cause), b.last
 	}
-	return lines
+	return strings.TrimSpace(b.cause), append([]string{b.cause}, b.last...)
 }

@@ -60,7 +60,10 @@ var needs = map[string]func() string{
 	"bzip2":      program("bzip2", "bzip2"),
 
 	"btrfs-progs": program("mkfs.btrfs", "btrfs-progs"),
-	"busybox":     program("apt-get", "apt"), // it is fetched as a package, and not installed
+	"cargo":       all(program("cargo", "cargo"), program("git", "git"), program("cc", "gcc")),
+	"kernel-build": all(program("make", "make"), program("gcc", "gcc"), program("flex", "flex"), program("bison", "bison"), program("bc", "bc"),
+		program("xz", "xz-utils"), header("libelf.h", "libelf-dev")),
+	"busybox": program("apt-get", "apt"), // it is fetched as a package, and not installed
 }
 
 func program(name, pkg string) func() string {
@@ -69,6 +72,28 @@ func program(name, pkg string) func() string {
 			return ""
 		}
 		return fmt.Sprintf("the program %s is not installed (package %s)", name, pkg)
+	}
+}
+
+// header is what a compiler needs of a library.
+func header(name, pkg string) func() string {
+	return func() string {
+		if _, err := os.Stat(filepath.Join("/usr/include", name)); err != nil {
+			return fmt.Sprintf("the header %s is not installed (package %s)", name, pkg)
+		}
+		return ""
+	}
+}
+
+// all needs several things; the first that is missing is told.
+func all(checks ...func() string) func() string {
+	return func() string {
+		for _, check := range checks {
+			if why := check(); why != "" {
+				return why
+			}
+		}
+		return ""
 	}
 }
 
