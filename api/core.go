@@ -30,6 +30,7 @@ type core struct {
 
 	// The machine; tests put another in its place.
 	net            network.Kernel
+	owned          func(context.Context) ([]network.Owned, error) // the devices of ours on this host
 	qemu           func() vmm.Driver
 	firecracker    func(binary string) vmm.Driver
 	isRoot         func() bool
@@ -70,6 +71,7 @@ func newCore(cfg Config) (*core, error) {
 	if !c.isRoot() {
 		c.net = helper.NewClient(linux.New(), c.runner, os.Geteuid())
 	}
+	c.owned = linux.New().Owned
 	c.net = network.With(c.net, c.firewallBackend)
 	c.qemu, c.firecracker, c.startRestarter = c.realQEMU, c.realFirecracker, c.spawnRestarter
 	c.endProcesses = supervisor.End

@@ -103,17 +103,6 @@ func orAbsent(s string) string {
 	return s
 }
 
-// owned tells which devices of the host are ours.
-func (c *core) owned(ctx context.Context) ([]network.Owned, error) {
-	k, ok := c.net.(interface {
-		Owned(ctx context.Context) ([]network.Owned, error)
-	})
-	if !ok {
-		return nil, nil
-	}
-	return k.Owned(ctx)
-}
-
 // planClean lists what networking of ours there is, taps first, and the steps that
 // remove it.
 func (c *core) planClean(ctx context.Context, in HostCleanInput, verb string) (*HostCleanResult, []op.Step, error) {
