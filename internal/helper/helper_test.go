@@ -144,6 +144,10 @@ func TestNothingIsLeftOut(t *testing.T) {
 				f.SetInt(77)
 			case reflect.Slice:
 				f.Set(reflect.MakeSlice(f.Type(), 1, 1))
+			case reflect.Struct:
+				if f.NumField() > 0 && f.Field(0).CanInt() {
+					f.Field(0).SetInt(77)
+				}
 			case reflect.Pointer:
 				f.Set(reflect.New(f.Type().Elem()))
 			}

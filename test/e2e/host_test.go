@@ -95,7 +95,7 @@ func TestHostResetLeavesWhatWasChanged(t *testing.T) {
 	if err := os.Remove(file); err != nil {
 		t.Fatal(err)
 	}
-	shell(t, "userdel", "--remove", "alice")
+	shell(t, "userdel", "--force", "--remove", "alice") // somebody of another test may have that number
 	after := slices.DeleteFunc(hostLines(t), accounts)
 	for _, l := range after {
 		if !slices.Contains(before, l) {
