@@ -60,17 +60,17 @@ type HostCapBound struct {
 	Detail string `json:"detail"`
 }
 
-// What a VM takes of the host besides its memory. The figures are upper bounds of
-// what was seen of VMs that idle: a VMM and its supervisor have some 20 threads and 40
-// open files, and need less than 64 MiB besides the guest's memory; on the disk are
-// an initrd, an overlay with what a first boot writes, and logs.
+// What a VM is counted with besides its guest's memory: estimates on the safe side, not
+// measurements. A VMM and its supervisor are two programs with threads for each vCPU
+// and for input and output; on the disk are an initrd (12 MiB), an overlay with what a
+// first boot writes, and logs.
 const (
 	tasksPerVM    = 24
 	filesPerVM    = 64
 	extraMemMiB   = 64
 	diskPerVMMiB  = 64
 	reserveMemMiB = 512 // stays with the host
-	vcpusPerCore  = 8   // guests that mostly wait; see docs/benchmarks.md
+	vcpusPerCore  = 8   // for guests that mostly wait; a choice, as any ratio is
 )
 
 // bridgePorts is how many ports a bridge has (net/bridge/br_private.h: BR_MAX_PORTS
