@@ -23,6 +23,7 @@ func TestVolumes(t *testing.T) {
 	compile(l.ctx, t, test, "test/lab")
 	l.cacheDisk(t, mvm, disk,
 		[]string{"volume", "create", "data", "16M", "--mkfs", "ext4"}, []string{"volume", "create", "hot", "16M", "--mkfs", "ext4"},
+		[]string{"volume", "create", "more", "16M", "--mkfs", "ext4"},
 		[]string{"volume", "create", "fixed", "16M", "--mkfs", "ext4", "--read-only"}, []string{"volume", "create", "cow", "16M", "--format", "qcow2"})
 	l.run(t, guest{
 		modules: append([]string{"kvm_amd", "virtio_pci", "virtio_blk"}, netModules...),
@@ -50,24 +51,32 @@ func volumesInside(t *testing.T) {
 	if code, _, _ := u.try("exec", "fc", "--", "sh", "-c", "dd if=/dev/zero of=/dev/vdc bs=512 count=1 conv=fsync"); code == 0 {
 		t.Error("a read-only volume was written to")
 	}
-	for range 2 { // its agent has the guest look for the disk, and take it out
-		if code, stdout, stderr := u.try("volume", "attach", "fc", "hot:/srv/hot"); code != 0 || stdout != "hot\n" || stderr != "" {
+	plug := func(verb, volume, mount, says string) { // its agent has the guest look for the disk, and take it out
+		t.Helper()
+		if code, _, stderr := u.try("volume", verb, "fc", volume+mount); code != 0 || (says == "") != (stderr == "") || !strings.Contains(stderr, says) {
 			u.showLogs()
-			t.Fatalf("attach: exit %d, %s%s", code, stdout, stderr)
-		}
-		u.agent("fc", "sh", "-c", "echo hot >>/srv/hot/x")
-		if code, _, stderr := u.try("volume", "detach", "fc", "hot"); code != 0 || stderr != "" {
-			u.showLogs()
-			t.Fatalf("detach: exit %d, %s", code, stderr)
+			t.Fatalf("%s %s: exit %d, %s", verb, volume, code, stderr)
 		}
 	}
+	plug("attach", "hot", ":/srv/hot", "")
+	plug("attach", "more", ":/srv/more", "")
+	u.agent("fc", "sh", "-c", "echo hot >>/srv/hot/x && echo more >/srv/more/x")
+	plug("detach", "hot", "", "")
+	plug("detach", "more", "", "")
 	if got := u.agent("fc", "sh", "-c", "ls /sys/block | grep -c vd"); got != "3" {
 		t.Errorf("the guest has %s disks", got)
 	}
-	u.must("volume", "attach", "fc", "hot:/srv/hot")
+	plug("attach", "hot", ":/srv/hot", "fc runs on without it and has it from its next start on: firecracker plugs no disk into a VM that one was taken out of")
+	if got := u.mounted("fc"); got != "/srv/data ext4 rw\n/srv/fixed ext4 ro" {
+		t.Errorf("mounted are %q", got)
+	}
 	u.must("vm", "reboot", "fc", "--wait")
-	if got := u.agent("fc", "cat", "/srv/data/x", "/srv/hot/x"); got != "kept\nhot\nhot" {
+	if got := u.agent("fc", "cat", "/srv/data/x", "/srv/hot/x"); got != "kept\nhot" {
 		t.Errorf("after the restart there is %q", got)
+	}
+	plug("attach", "more", ":/srv/more", "")
+	if got := u.agent("fc", "cat", "/srv/more/x"); got != "more" {
+		t.Errorf("plugged in after the restart, there is %q", got)
 	}
 	u.must("vm", "rm", "--force", "fc")
 }

@@ -33,6 +33,9 @@ func (m *machine) AttachDisk(ctx context.Context, d vmm.Disk) error {
 	if there { // before its link is touched
 		return taken(d.ID)
 	}
+	if err := m.addressesAgree(); err != nil {
+		return err
+	}
 	if d.AsyncIO {
 		d.AsyncIO = hasIOUring()
 	}
@@ -85,6 +88,13 @@ func taken(id string) error {
 func (m *machine) DetachDisk(ctx context.Context, id string) error {
 	if id == m.extra().Root {
 		return mvm.Errorf(mvm.ErrConflict, "%s is the root disk", id).WithHint("stop the VM, and remove it with its disk")
+	}
+	there, err := m.hasDisk(ctx, id)
+	if err == nil && there {
+		err = m.noteUnplug()
+	}
+	if err != nil {
+		return err
 	}
 	switch err := m.api.RemoveDrive(ctx, deviceID(id)); {
 	case refused(err, "Device not found"):

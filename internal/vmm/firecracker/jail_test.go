@@ -5,6 +5,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -238,13 +239,14 @@ func TestJailedDiskBeyondTheLimit(t *testing.T) {
 		return n
 	}
 	mayRaise := unix.Prlimit(v.Handle().VMM.PID, unix.RLIMIT_FSIZE, nil, &unix.Rlimit{}) == nil
-	for _, size := range []int64{1 << 20, 8 << 20, 4 << 20} {
-		d := vmm.Disk{ID: "vol-1", Path: filepath.Join(t.TempDir(), "disk"), Format: "raw"}
+	var plugged []vmm.Disk
+	h := v.Machine.(vmm.DiskHotplugger)
+	for i, size := range []int64{1 << 20, 8 << 20, 4 << 20} {
+		d := vmm.Disk{ID: "vol-" + strconv.Itoa(i), Path: filepath.Join(t.TempDir(), "disk"), Format: "raw"}
 		if err := errors.Join(os.WriteFile(d.Path, nil, 0o600), os.Truncate(d.Path, size)); err != nil {
 			t.Fatal(err)
 		}
 		before := limit()
-		h := v.Machine.(vmm.DiskHotplugger)
 		err := h.AttachDisk(t.Context(), d)
 		if !mayRaise && uint64(size) > before {
 			if !errors.Is(err, mvm.ErrUnsupported) || mvm.HintOf(err) == "" {
@@ -258,6 +260,9 @@ func TestJailedDiskBeyondTheLimit(t *testing.T) {
 		if got := limit(); got != max(before, uint64(size)) {
 			t.Errorf("with a disk of %d bytes the limit is %d, it was %d", size, got, before)
 		}
+		plugged = append(plugged, d)
+	}
+	for _, d := range plugged {
 		if err := h.DetachDisk(t.Context(), d.ID); err != nil {
 			t.Fatal(err)
 		}

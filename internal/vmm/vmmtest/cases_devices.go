@@ -98,15 +98,32 @@ func testDiskHotplug(t *testing.T, f Fixture) {
 	fails(t, "detach what is not there", h.DetachDisk(within(t), "vol-1"), mvm.ErrNotFound)
 	fails(t, "detach the root disk", h.DetachDisk(within(t), l.Disks[0].ID), mvm.ErrConflict)
 	ask(t, f, l, "disks", "disks "+strconv.Itoa(len(l.Disks)))
-	for range 2 {
-		if err := h.AttachDisk(within(t), disk); err != nil {
+	for i := range 2 {
+		err := h.AttachDisk(within(t), disk)
+		if i > 0 && errors.Is(err, mvm.ErrUnsupported) { // better than a disk that the guest never sees
+			fails(t, "attach after a detach", err, mvm.ErrUnsupported)
+			ask(t, f, l, "disks", "disks "+strconv.Itoa(len(l.Disks)))
+			break
+		}
+		if err != nil {
 			t.Fatalf("AttachDisk: %v", err)
 		}
 		ask(t, f, l, "disks", "disks "+strconv.Itoa(len(l.Disks)+1))
 		fails(t, "attach it again", h.AttachDisk(within(t), disk), mvm.ErrExists)
+		if f.Answers {
+			second := volume(t, "vol-5")
+			if err := h.AttachDisk(within(t), second); err != nil {
+				t.Fatalf("AttachDisk beside another: %v", err)
+			}
+			ask(t, f, l, "disks", "disks "+strconv.Itoa(len(l.Disks)+2))
+			ask(t, f, l, "drop", "dropped")
+			if err := h.DetachDisk(within(t), second.ID); err != nil {
+				t.Fatalf("DetachDisk of one of two: %v", err)
+			}
+		}
 		ask(t, f, l, "drop", "dropped")
 		ctx, cancel := context.WithTimeout(t.Context(), 3*time.Second)
-		err := h.DetachDisk(ctx, disk.ID)
+		err = h.DetachDisk(ctx, disk.ID)
 		cancel()
 		if errors.Is(err, mvm.ErrBusy) && !f.Answers { // its guest does not listen
 			fails(t, "attach what is kept", h.AttachDisk(within(t), disk), mvm.ErrExists)

@@ -416,8 +416,12 @@ func ask(t *testing.T, f Fixture, l vmm.Launch, line, answer string) {
 	if !f.Answers {
 		return
 	}
+	before := len(readConsole(l)) // the same may have been answered earlier
 	typeLine(t, l, line)
-	console(t, l, answer)
+	eventually(t, "answer to "+line+": "+answer, func() bool {
+		all := readConsole(l)
+		return len(all) > before && strings.Contains(all[before:], answer)
+	})
 }
 
 func readConsole(l vmm.Launch) string {

@@ -110,6 +110,9 @@ func (m *machine) addDrive(body []byte) error {
 		return refusal("Drive config error: Unable to create the virtio block device: " + err.Error())
 	}
 	m.config.Drives = append(m.config.Drives, d)
+	if m.unplugged {
+		m.astray = append(m.astray, d.ID)
+	}
 	return nil
 }
 
@@ -125,6 +128,8 @@ func (m *machine) removeDrive(id string) error {
 		return refusal("Cannot unplug root device")
 	}
 	m.config.Drives = slices.Delete(m.config.Drives, i, i+1)
+	m.astray = slices.DeleteFunc(m.astray, func(astray string) bool { return astray == id })
+	m.unplugged = true
 	return nil
 }
 

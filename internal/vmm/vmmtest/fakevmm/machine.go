@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -37,6 +38,11 @@ type machine struct {
 	flushes  int
 	taps     []net.Listener // stand for the devices that are open
 	realtime bool           // snapshots have the time
+
+	// The addresses of a device that was unplugged are not used again, but the guest
+	// takes them to be free: it looks there for what is plugged in later.
+	unplugged bool
+	astray    []string // drives that the guest does not find
 }
 
 // NoClockArg on the kernel's command line makes a host whose snapshots do not have
@@ -148,7 +154,7 @@ func (m *machine) driveIDs() []string {
 func (m *machine) rescan() []string {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	return m.driveIDs()
+	return slices.DeleteFunc(m.driveIDs(), func(id string) bool { return slices.Contains(m.astray, id) })
 }
 
 // ask is what the guest gets of the metadata service: the real one with a token, over

@@ -20,6 +20,9 @@ type savedState struct {
 	PCI      bool   `json:"pci"`
 	Config   config `json:"config"`
 	Realtime bool   `json:"realtime"`
+
+	Unplugged bool     `json:"unplugged"`
+	Astray    []string `json:"astray"`
 }
 
 // fatalError is answered as any other, and then ends the process.
@@ -51,7 +54,7 @@ func (m *machine) onSnapshot(path string, body []byte) error {
 }
 
 func (m *machine) writeState(path string) error {
-	data, err := json.Marshal(savedState{PCI: m.pci, Config: *m.config, Realtime: m.realtime})
+	data, err := json.Marshal(savedState{PCI: m.pci, Config: *m.config, Realtime: m.realtime, Unplugged: m.unplugged, Astray: m.astray})
 	if err != nil {
 		return err
 	}
@@ -211,6 +214,7 @@ func (m *machine) resurrect(s *savedState) error {
 		m.balloon = c.Balloon.Amount
 	}
 	m.config, m.pci, m.realtime, m.state = c, s.PCI, s.Realtime, "Paused"
+	m.unplugged, m.astray = s.Unplugged, s.Astray
 	m.guest.pause()
 	m.guest.queueReset() // it is in the memory, unread
 	go func() { m.ended <- m.guest.goOn() }()
