@@ -165,6 +165,7 @@ func (v *supervised) run(relay <-chan os.Signal) int {
 	}
 	idle := time.AfterFunc(settled, shrink)
 	defer idle.Stop()
+	go shrinkAgain(ctx)
 	if v.spec.MuxDevice != "" {
 		go serveMux(ctx, v.spec.MuxDevice, v.spec.MuxSocket, func() { idle.Reset(settled) })
 	}

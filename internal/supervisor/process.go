@@ -2,6 +2,7 @@ package supervisor
 
 import (
 	"bufio"
+	"context"
 	"os"
 	"runtime/debug"
 	"strconv"
@@ -14,6 +15,25 @@ import (
 // settled is how long after the VMM's start, or after the last use of the channel to
 // its guest, a supervisor is taken to be idle: it then shrinks.
 const settled = 5 * time.Second
+
+// regrown is after what time a supervisor shrinks again. Go collects garbage when that
+// was not done for two minutes (runtime, forcegcperiod), and by that reads much of the
+// program again; to shrink collects as well, and being earlier is in its place.
+const regrown = time.Minute
+
+// shrinkAgain shrinks now and then until the context ends.
+func shrinkAgain(ctx context.Context) {
+	tick := time.NewTicker(regrown)
+	defer tick.Stop()
+	for {
+		select {
+		case <-tick.C:
+			shrink()
+		case <-ctx.Done():
+			return
+		}
+	}
+}
 
 // shrink gives back the memory that was needed for a while only. Most of
 // it are pages of the program's file, which come back from the page cache where
