@@ -85,3 +85,48 @@ func TestPruneMisc(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+func TestCacheClean(t *testing.T) {
+	w := newWorld(t)
+	m := w.open()
+	w.stock(m)
+	ctx := t.Context()
+	if _, err := m.VM.Create(ctx, VMCreateInput{Name: "web"}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := m.Volume.Create(ctx, VolumeCreateInput{Name: "data", Size: "1M"}); err != nil {
+		t.Fatal(err)
+	}
+	theirs := filepath.Join(m.CacheDir(), "theirs")
+	if err := os.WriteFile(theirs, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	before := w.state()
+	dry, err := m.Cache.Clean(ctx, true)
+	if err != nil || dry.Pruned.VM.Removed[0] != "web" || dry.Volumes[0] != "data" || dry.Bytes == 0 {
+		t.Fatalf("%+v, %v", dry, err)
+	}
+	if diff := cmp.Diff(before, w.state()); diff != "" {
+		t.Errorf("a dry run changed something:\n%s", diff)
+	}
+	res, err := m.Cache.Clean(ctx, false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff([]string{"theirs"}, res.Left); diff != "" {
+		t.Error(diff)
+	}
+	if left, err := os.ReadDir(m.CacheDir()); err != nil || len(left) != 1 {
+		t.Errorf("left are %v (%v)", left, err)
+	}
+	if links, err := w.net.Interfaces(ctx); err != nil || len(links) != 1 {
+		t.Errorf("left are the interfaces %v (%v)", links, err)
+	}
+	// And all goes on from nothing.
+	if vms, err := m.VM.ListAll(ctx); err != nil || len(vms) != 0 {
+		t.Errorf("%v, %v", vms, err)
+	}
+	if err := m.Close(); err != nil {
+		t.Error(err)
+	}
+}

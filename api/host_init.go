@@ -67,7 +67,11 @@ func hostError(err error, what string, s host.Setting) error {
 // default network. What is right stays as it is, so that it may be run again; it
 // either ends or leaves everything as it was. What was before is kept for Reset.
 func (o *HostOperation) Init(ctx context.Context, opts ...Option) (*HostInitResult, error) {
-	c, progress := o.core, options(opts).progress
+	return o.core.setUpHost(ctx, options(opts).progress, true)
+}
+
+// setUpHost is Init, with the default network or without.
+func (c *core) setUpHost(ctx context.Context, progress mvm.ProgressFunc, withNetwork bool) (*HostInitResult, error) {
 	if !c.isRoot() {
 		return nil, &mvm.NeedsInteraction{What: "setting up the host needs root", Command: []string{"sudo", "mvm", "host", "init"}}
 	}
@@ -87,13 +91,15 @@ func (o *HostOperation) Init(ctx context.Context, opts ...Option) (*HostInitResu
 	for _, ch := range plan.changes {
 		res.Changes = append(res.Changes, changeText(ch))
 	}
-	progress.Send("network", "bringing up the default network")
-	changes, err := c.bringUpDefault(ctx, st)
-	if err != nil {
-		return nil, err
-	}
-	for _, ch := range changes {
-		res.Changes = append(res.Changes, HostChange(ch))
+	if withNetwork {
+		progress.Send("network", "bringing up the default network")
+		changes, err := c.bringUpDefault(ctx, st)
+		if err != nil {
+			return nil, err
+		}
+		for _, ch := range changes {
+			res.Changes = append(res.Changes, HostChange(ch))
+		}
 	}
 	if members, err := plan.machine.GroupMembers(helper.Group); err == nil && len(members) == 0 && plan.has(helper.Path) {
 		res.Next = append(res.Next, "usermod -aG "+helper.Group+" USER")

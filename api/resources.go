@@ -184,17 +184,21 @@ type HostProblem struct {
 // InitOperation sets a machine up for mvm.
 type InitOperation struct{ core *core }
 
-// InitInput says which parts of init to leave out.
+// InitInput says which parts of init to leave out, and what to get.
 type InitInput struct {
-	SkipHost    bool
-	SkipNetwork bool
+	SkipHost        bool   // leave the host's settings, group and helper alone
+	SkipNetwork     bool   // make no default network
+	DownloadVersion string // of Firecracker, got also where KVM does not work; "" is the setting's, where KVM works and none is there
+	Kernel          string // kernel to get if there is none, "debian"; "" gets none
+	Image           string // image to get if there is none, "debian" or "tiny"; "" gets none
 }
 
 // InitResult lists what init found and did.
 type InitResult struct {
-	Steps      []InitStep `json:"steps"`
-	Hypervisor string     `json:"hypervisor"`
-	Next       []string   `json:"next"` // commands to go on with
+	Steps      []InitStep   `json:"steps"`
+	Changes    []HostChange `json:"changes"` // of the host
+	Hypervisor string       `json:"hypervisor"`
+	Next       []string     `json:"next"` // commands to go on with
 }
 
 // InitStep is one thing that init took care of.

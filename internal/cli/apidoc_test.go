@@ -74,16 +74,18 @@ func TestAPIDoc(t *testing.T) {
 		}
 		fmt.Fprintf(&b, "| %s | `%s` | %s |\n", referenceName(op), op, cmds)
 	}
-	if os.Getenv("UPDATE_API_DOC") != "" {
-		if err := os.WriteFile(filepath.Clean(apiDoc), []byte(b.String()), 0o600); err != nil {
-			t.Fatal(err)
-		}
-	}
 	got, err := os.ReadFile(apiDoc)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if string(got) != b.String() {
+	head, rows, _ := strings.Cut(string(got), refDocMark) // TestReferenceRows has the rest
+	if os.Getenv("UPDATE_API_DOC") != "" {
+		head = b.String()
+		if err := os.WriteFile(filepath.Clean(apiDoc), []byte(head+refDocMark+rows), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if head != b.String() {
 		t.Errorf("%s is not up to date; run: UPDATE_API_DOC=1 go test ./internal/cli -run TestAPIDoc", apiDoc)
 	}
 }

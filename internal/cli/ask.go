@@ -30,11 +30,27 @@ var errDeclined = errors.New("nothing was done: the answer was no")
 // confirm asks a yes-or-no question. Enter alone gives the preset answer, the
 // end of input is a no. It returns nil for yes.
 func (a *app) confirm(ctx context.Context, question string, preset bool) error {
+	yes, err := a.yes(ctx, question, preset)
+	if err == nil && !yes || errors.Is(err, io.EOF) {
+		return errDeclined
+	}
+	return err
+}
+
+// yes asks a question to which a no is an answer like any other.
+func (a *app) yes(ctx context.Context, question string, preset bool) (bool, error) {
 	choice := " [y/N]"
 	if preset {
 		choice = " [Y/n]"
 	}
-	a.out.Ask(question + choice)
+	line, err := a.answer(ctx, question+choice)
+	word := strings.ToLower(line)
+	return word == "y" || word == "yes" || word == "" && preset && err == nil, err
+}
+
+// answer asks and returns the line that was typed; io.EOF where none was.
+func (a *app) answer(ctx context.Context, question string) (string, error) {
+	a.out.Ask(question)
 	type answer struct {
 		line string
 		err  error
@@ -42,21 +58,16 @@ func (a *app) confirm(ctx context.Context, question string, preset bool) error {
 	got := make(chan answer, 1)
 	go func() { // reading a terminal cannot be cancelled
 		line, err := bufio.NewReader(a.stdin).ReadString('\n')
-		got <- answer{line, err}
+		got <- answer{strings.TrimSpace(line), err}
 	}()
 	select {
 	case <-ctx.Done():
 		a.out.Notice("")
-		return ctx.Err()
+		return "", ctx.Err()
 	case r := <-got:
-		if r.err != nil && !errors.Is(r.err, io.EOF) {
-			return r.err
+		if errors.Is(r.err, io.EOF) && r.line != "" {
+			r.err = nil // the last line of a file has no end
 		}
-		word := strings.ToLower(strings.TrimSpace(r.line))
-		yes := word == "y" || word == "yes" || word == "" && preset && r.err == nil
-		if !yes {
-			return errDeclined
-		}
-		return nil
+		return r.line, r.err
 	}
 }

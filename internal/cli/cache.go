@@ -19,7 +19,7 @@ func (a *app) cacheCommands() *cobra.Command {
 		Short:   "Manage the cache directory",
 		Long:    "Make the cache directory ready, and free what it holds and nobody needs.",
 		Example: "  mvm cache prune --dry-run",
-	}, newCacheInit(a), newCachePrune(a))
+	}, newCacheInit(a), newCachePrune(a), newCacheClean(a))
 }
 
 type cachePruneOptions struct {
@@ -132,4 +132,87 @@ already stays; every command makes what it needs by itself.`,
 		}
 		return a.out.Line(res.CacheDir)
 	})
+}
+
+type cacheCleanOptions struct{ dryRun, force bool }
+
+func newCacheClean(a *app) *cobra.Command {
+	var o cacheCleanOptions
+	cmd := &cobra.Command{
+		Use:   "clean",
+		Short: "Remove everything",
+		Long: `Remove everything: all VMs, also those that run, networks, snapshots, volumes with what
+is on them, images, kernels, binaries, the database and the cache directory. SSH keys
+and the host's settings stay; see 'mvm key rm' and 'mvm host reset'. You are asked
+first; a script has to say --force.`,
+		Example: "  mvm cache clean --dry-run\n  mvm cache clean --force",
+		Args:    noArgs,
+	}
+	cmd.Flags().BoolVar(&o.dryRun, "dry-run", false, "only tell what would be removed")
+	cmd.Flags().BoolVarP(&o.force, "force", "f", false, "ask nothing")
+	a.jsonFlag(cmd)
+	return a.command(cmd, "Cache.Clean", func(ctx context.Context, m *api.Client, _ []string) error {
+		return o.run(ctx, m, a)
+	})
+}
+
+func (o *cacheCleanOptions) run(ctx context.Context, m *api.Client, a *app) error {
+	if !o.dryRun && !o.force {
+		if !a.canAsk() {
+			return usagef("this removes everything in %s", m.CacheDir()).withHint("add --force if that is meant; 'mvm cache clean --dry-run' lists it")
+		}
+		would, err := m.Cache.Clean(ctx, true)
+		if err != nil {
+			return err
+		}
+		if err := a.confirm(ctx, "Remove "+what(would)+" and "+m.CacheDir()+"?", false); err != nil {
+			return err
+		}
+	}
+	res, err := m.Cache.Clean(ctx, o.dryRun)
+	if err != nil {
+		return err
+	}
+	if a.out.JSON {
+		return a.out.Object(res)
+	}
+	verb := "removed"
+	if o.dryRun {
+		verb = "would remove"
+	}
+	for _, name := range res.Left {
+		a.out.Notice(name + " is not mvm's and stays")
+	}
+	a.out.Notice(fmt.Sprintf("%s %s, %s in all", verb, what(res), render.Size(res.Bytes)))
+	return a.out.Line(m.CacheDir())
+}
+
+// what counts what Clean removes, and names what holds data of the user's.
+func what(res *api.CacheCleanResult) string {
+	var parts []string
+	res.Pruned.Each(func(kind string, r *api.PruneResult) {
+		if n := len(r.Removed); n > 0 && kind != "misc" {
+			parts = append(parts, fmt.Sprintf("%d %s", n, plural(kind, n)))
+		}
+	})
+	for kind, names := range map[string][]string{"snapshot": res.Snapshots, "volume": res.Volumes} {
+		if len(names) > 0 {
+			parts = append(parts, plural(kind, len(names))+" "+strings.Join(names, ", "))
+		}
+	}
+	if len(parts) == 0 {
+		return "nothing but the database"
+	}
+	return allOf(parts)
+}
+
+func plural(kind string, n int) string {
+	name := map[string]string{"vm": "VM", "binary": "binarie"}[kind]
+	if name == "" {
+		name = kind
+	}
+	if n == 1 {
+		return strings.TrimSuffix(name, "ie") + map[bool]string{true: "y"}[kind == "binary"]
+	}
+	return name + "s"
 }

@@ -38,7 +38,7 @@ func Main(args []string) int {
 	done := make(chan int, 1)
 	go func() {
 		root := newRoot(a)
-		root.SetArgs(dockerWords(root, joinWait(args)))
+		root.SetArgs(arguments(root, args))
 		cmd, err := root.ExecuteContextC(sig.ctx)
 		done <- a.report(sig.ctx, cmd, err)
 	}()

@@ -169,6 +169,8 @@ func dockerWords(root *cobra.Command, args []string) []string {
 		switch {
 		case word == "--":
 			return append(out, rest...)
+		case !exec && named && strings.HasPrefix(word, "-") && flagOfWord(cmd, word) == nil: // as docker has it: it is the command's
+			return append(append(out, "--"), rest...)
 		case exec && (word == "-it" || word == "-ti"):
 			out, rest = append(out, "--interactive", "--tty"), rest[1:]
 		case exec && word == "-t" && (len(rest) == 1 || !isNumber(rest[1])):
@@ -185,6 +187,15 @@ func dockerWords(root *cobra.Command, args []string) []string {
 		}
 	}
 	return out
+}
+
+// flagOfWord returns the flag that a word gives, nil where there is none of its name.
+func flagOfWord(cmd *cobra.Command, word string) *pflag.Flag {
+	name, _, _ := strings.Cut(word, "=")
+	if long, ok := strings.CutPrefix(name, "--"); ok {
+		return cmd.Flag(long)
+	}
+	return cmd.Flags().ShorthandLookup(name[1:min(2, len(name))])
 }
 
 // takesNext reports whether a word is a flag whose value is the next word.

@@ -56,6 +56,12 @@ func Root() *cobra.Command {
 	return newRoot(&app{stdin: strings.NewReader(""), getenv: none, out: render.New(io.Discard, io.Discard, none)})
 }
 
+// Arguments turns a command line into what cobra reads: words may be written as
+// docker's users do, and a value of --wait may stand apart.
+func Arguments(args []string) []string { return arguments(Root(), args) }
+
+func arguments(root *cobra.Command, args []string) []string { return dockerWords(root, joinWait(args)) }
+
 // group makes a command that has only subcommands: without arguments it shows
 // its help, with a wrong one it says which are near.
 func (a *app) group(cmd *cobra.Command, subs ...*cobra.Command) *cobra.Command {

@@ -38,6 +38,8 @@ var withoutCommand = map[string]string{
 	"Network.CreateDefaultNetwork": "init and the first VM make it",
 	"Binary.EnsureDefault":         "init does it where KVM works",
 	"Kernel.Get":                   "kernel inspect shows more, by Kernel.Inspect",
+	"Init.InitDatabase":            "every command makes the database when it needs it",
+	"Init.SetupHost":               "it is Host.Init",
 	"Network.Get":                  "network inspect shows more, by Network.Inspect",
 }
 
@@ -129,7 +131,7 @@ func TestReferenceWords(t *testing.T) {
 	a, _, _ := testApp()
 	root := newRoot(a)
 	for _, words := range []string{
-		"config get", "config set", "config ls", "config list", "config reset", "cache prune", "cache init",
+		"config get", "config set", "config ls", "config list", "config reset", "cache prune", "cache init", "cache clean",
 		"key import", "key rm", "key remove", "key delete", "key del", "key inspect", "key default", "key export",
 		"vm list", "vm ls", "vm ps", "vm remove", "vm rm", "vm delete", "vm del", "net ls", "network list", "img ls", "image del", "kernel rm",
 		"kernel remove", "key list", "image default", "image import", "image warm", "kernel default", "kernel import", "host status", "init", "ssh", "completion", "version",

@@ -45,7 +45,7 @@ func newBench(t testing.TB) *bench {
 	b.mvm("kernel", "pull", "debian") // needs the host's own network
 	b.mvm("image", "build", "tiny")
 	b.ns = nettest.NewNamespace(t)
-	b.mvm("init", "--non-interactive")
+	b.mvm("init", "--non-interactive", "--skip-host")
 	t.Cleanup(func() { b.run("vm", "rm", "--force", "bench") })
 	return b
 }

@@ -41,7 +41,7 @@ func (m *machine) world() string {
 func TestFirstBoot(t *testing.T) {
 	m := newMachine(t)
 	server := m.world()
-	m.must("init", "--non-interactive")
+	m.must("init", "--non-interactive", "--skip-host")
 	before := m.listing()
 
 	m.must("vm", "create", "web", "--image", "tiny", "--disk-size", "256M", "--mem", "256", "--vcpu", "2", "--wait")

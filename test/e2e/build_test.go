@@ -63,7 +63,7 @@ func TestGoInstallNeedsNoAgent(t *testing.T) {
 // TestExample runs the example program of the Go API.
 func TestExample(t *testing.T) {
 	m := newMachine(t)
-	m.must("init", "--non-interactive")
+	m.must("init", "--non-interactive", "--skip-host")
 	before := m.listing()
 	m.bin = buildProgram(t, "examples/firstvm", nil)
 	r := m.run()
@@ -84,7 +84,7 @@ func kernelOf(m *machine) string {
 // TestNotRoot is told what to do.
 func TestNotRoot(t *testing.T) {
 	m := newMachine(t)
-	m.must("init", "--non-interactive")
+	m.must("init", "--non-interactive", "--skip-host")
 	dir := t.TempDir()
 	if err := os.Chmod(filepath.Dir(dir), 0o755); err != nil {
 		t.Fatal(err)

@@ -24,7 +24,7 @@ runcmd:
 // TestCloudInit has a real cloud-init run the same user data in every mode.
 func TestCloudInit(t *testing.T) {
 	m := newMachine(t, debian)
-	m.must("init", "--non-interactive")
+	m.must("init", "--non-interactive", "--skip-host")
 	data := filepath.Join(t.TempDir(), "user-data")
 	if err := os.WriteFile(data, []byte(userData), 0o600); err != nil {
 		t.Fatal(err)

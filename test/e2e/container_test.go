@@ -50,7 +50,7 @@ func TestContainerImage(t *testing.T) {
 	m := newMachine(t)
 	host := m.serveRegistry("team/app:1", containerImage(t))
 	ref := "oci://" + host + "/team/app:1"
-	m.must("init", "--non-interactive")
+	m.must("init", "--non-interactive", "--skip-host")
 
 	// The image is not there: run gets it.
 	r := m.run("run", "--mem", "192", "-e", "GREETING=hey", ref, "--", "exit", "7")

@@ -30,7 +30,7 @@ const maxSteps = 20
 // address are free again.
 func TestCreateDiesAnywhere(t *testing.T) {
 	m := newMachine(t)
-	m.must("init", "--non-interactive")
+	m.must("init", "--non-interactive", "--skip-host")
 	before := m.listing()
 	points := 0
 	for _, action := range []string{"kill", "cancel", "error"} {
@@ -72,7 +72,7 @@ func TestCreateDiesAnywhere(t *testing.T) {
 // TestRemoveDiesAnywhere kills `vm rm` at each step; the next command finishes it.
 func TestRemoveDiesAnywhere(t *testing.T) {
 	m := newMachine(t)
-	m.must("init", "--non-interactive")
+	m.must("init", "--non-interactive", "--skip-host")
 	before := m.listing()
 	for _, step := range []string{"revert:0", "revert:1", "revert:2", "finish"} {
 		for _, when := range []string{"before", "after"} {
@@ -91,7 +91,7 @@ func TestRemoveDiesAnywhere(t *testing.T) {
 // nothing is left.
 func TestFullDisk(t *testing.T) {
 	m := newMachine(t)
-	m.must("init", "--non-interactive")
+	m.must("init", "--non-interactive", "--skip-host")
 	if err := os.RemoveAll(filepath.Join(m.cache, "downloads")); err != nil {
 		t.Fatal(err)
 	}
@@ -132,7 +132,7 @@ func TestFullDisk(t *testing.T) {
 // once: one wins, nine are told why not.
 func TestManyWantOneName(t *testing.T) {
 	m := newMachine(t)
-	m.must("init", "--non-interactive")
+	m.must("init", "--non-interactive", "--skip-host")
 	results := make([]result, 10)
 	done := make(chan int)
 	for i := range results {
@@ -163,7 +163,7 @@ func TestManyWantOneName(t *testing.T) {
 // whole or nothing at all.
 func TestInterrupted(t *testing.T) {
 	m := newMachine(t)
-	m.must("init", "--non-interactive")
+	m.must("init", "--non-interactive", "--skip-host")
 	before := m.listing()
 	gone := 0
 	for delay := 5 * time.Millisecond; delay < 300*time.Millisecond; delay *= 2 {

@@ -10,7 +10,7 @@ import (
 // end, and the channel to the agent begins anew.
 func TestGuestReboots(t *testing.T) {
 	m := newMachine(t)
-	m.must("init", "--non-interactive")
+	m.must("init", "--non-interactive", "--skip-host")
 	m.must("vm", "create", "web", "--image", "tiny", "--mem", "256", "--wait")
 	before := m.vm("web")
 	first := m.must("exec", "web", "--", "cat", "/proc/sys/kernel/random/boot_id")

@@ -25,6 +25,7 @@ func TestHostInitAndReset(t *testing.T) {
 	}
 	says(t, root.must("visudo", "-c"), "/etc/sudoers.d/mvm: parsed OK")
 	says(t, root.must("mvm", "host", "init"), "nothing was changed")
+	says(t, root.must("mvm", "host", "init", "--json"), `"changes": []`)
 	sameHost(t, "after a second init", initialised)
 	says(t, root.must("mvm", "host", "status"), "set up by 'mvm host init': yes", "you are: root")
 	var info struct {
@@ -64,6 +65,8 @@ func TestHostInitAndReset(t *testing.T) {
 	says(t, root.must("mvm", "host", "reset", "--force"), "bridge mvm-lab", "group mvm", "sysctl net.ipv4.ip_forward")
 	sameHost(t, "after reset", before)
 	says(t, root.must("mvm", "host", "reset", "--force"), "nothing of mvm's")
+	says(t, root.must("mvm", "host", "reset", "--force", "--json"), `"changes": []`)
+	says(t, root.must("mvm", "host", "clean", "--force", "--json"), `"changes": []`)
 }
 
 // What somebody has changed since is told and left; the rest is put back.

@@ -11,7 +11,7 @@ import (
 // with what to do, and leaves no trace.
 func TestBadInputIsRefused(t *testing.T) {
 	m := newMachine(t)
-	m.must("init", "--non-interactive")
+	m.must("init", "--non-interactive", "--skip-host")
 	m.must("vm", "create", "taken", "--image", "tiny", "--mem", "128", "--ip", "172.27.0.77", "--mac", "02:fc:00:00:00:77")
 	script := filepath.Join(t.TempDir(), "script")
 	if err := os.WriteFile(script, []byte("#!/bin/sh\necho no kernel\n"), 0o600); err != nil {

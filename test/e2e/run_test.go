@@ -14,7 +14,7 @@ import (
 // TestRun runs commands in VMs of their own, as a docker user would.
 func TestRun(t *testing.T) {
 	m := newMachine(t)
-	m.must("init", "--non-interactive")
+	m.must("init", "--non-interactive", "--skip-host")
 	before := m.listing()
 	t.Run("streams", func(t *testing.T) { m.of(t).runStreams() })
 	t.Run("terminal", func(t *testing.T) { m.of(t).runTerminal() })

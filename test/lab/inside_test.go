@@ -24,7 +24,7 @@ type user struct{ t *testing.T }
 // newUser is TestNewUser inside the lab.
 func newUser(t *testing.T) {
 	u := user{t}
-	u.must("init", "--non-interactive")
+	u.must("init", "--non-interactive", "--skip-host")
 	u.hostStatus()
 	u.must("config", "set", "settings.vm", "ready_timeout_sec", "320") // guests are slow here
 	before := u.listing()

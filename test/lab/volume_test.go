@@ -38,7 +38,7 @@ func TestVolumes(t *testing.T) {
 // volumesInside is TestVolumes inside the lab.
 func volumesInside(t *testing.T) {
 	u := user{t}
-	u.must("init", "--non-interactive")
+	u.must("init", "--non-interactive", "--skip-host")
 	u.must("config", "set", "settings.vm", "ready_timeout_sec", "320")
 	if code, _, stderr := u.try("vm", "create", "fc", "--image", "tiny", "--volume", "cow"); code == 0 || !strings.Contains(stderr, `volume "cow" is qcow2, and firecracker takes raw volumes only`) {
 		t.Errorf("a qcow2 volume: exit %d, %s", code, stderr)
