@@ -48,6 +48,14 @@ esac
 // TestContainerImage pulls an image from a registry that wants a password, and boots it.
 func TestContainerImage(t *testing.T) {
 	m := newMachine(t)
+	t.Cleanup(func() {
+		logs, _ := filepath.Glob(filepath.Join(m.cache, "vms", "*", "*console.log"))
+		for _, l := range logs {
+			if data, err := os.ReadFile(l); err == nil && t.Failed() {
+				t.Logf("%s", data)
+			}
+		}
+	})
 	host := m.serveRegistry("team/app:1", containerImage(t))
 	ref := "oci://" + host + "/team/app:1"
 	m.must("init", "--non-interactive", "--skip-host")

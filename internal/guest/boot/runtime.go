@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path"
+	"strconv"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -20,7 +21,7 @@ func mountRun(r *Rootfs) (*Rootfs, error) {
 	if err != nil {
 		return nil, err
 	}
-	err = unix.Mount("tmpfs", procFD(d), "tmpfs", unix.MS_NOSUID|unix.MS_NODEV, "mode=0755,size=25%")
+	err = unix.Mount("tmpfs", procFD(d), "tmpfs", unix.MS_NOSUID|unix.MS_NODEV, "mode=0755,size="+runSize())
 	_ = d.Close()
 	if err != nil {
 		return nil, fmt.Errorf("mount /run: %w", err)
@@ -31,6 +32,18 @@ func mountRun(r *Rootfs) (*Rootfs, error) {
 	}
 	defer func() { _ = d.Close() }()
 	return OpenRootfs(procFD(d))
+}
+
+// runSize is a quarter of the memory, or more where the agent would not fit: an mvm
+// without one built in is its own agent, and large. The copy in the initramfs goes.
+func runSize() string {
+	const spare = 8 << 20
+	self, err := os.Stat("/proc/self/exe")
+	var mem unix.Sysinfo_t
+	if err != nil || unix.Sysinfo(&mem) != nil {
+		return "25%"
+	}
+	return strconv.FormatUint(max(mem.Totalram*uint64(mem.Unit)/4, uint64(self.Size())+spare), 10)
 }
 
 // inRun is p's path within /run.
@@ -78,7 +91,10 @@ func copySelf(r *Rootfs, p string) error {
 	}
 	dst := os.NewFile(uintptr(fd), p)
 	_, err = dst.Write(text)
-	return errors.Join(err, dst.Chmod(0o755), dst.Close())
+	if err = errors.Join(err, dst.Chmod(0o755), dst.Close()); err != nil {
+		_ = r.Remove(p) // half a program is none
+	}
+	return err
 }
 
 // WriteRunConfig tells systemd's network services what is set already, so that
