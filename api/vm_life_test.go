@@ -300,12 +300,12 @@ func TestWithoutRoot(t *testing.T) {
 	w.root = false
 	before := w.state()
 	_, err := m.VM.Create(t.Context(), VMCreateInput{Name: "new"})
-	refused(t, err, mvm.ErrPrivilege, "sudo mvm vm create new")
-	for verb, call := range map[string]func(context.Context, VMInput, ...Option) (mvm.Batch[*mvm.VMInstanceItem], error){
-		"stop": m.VM.Stop, "start": m.VM.Start, "rm": m.VM.Remove, "pause": m.VM.Pause, "resume": m.VM.Resume, "reboot": m.VM.Reboot,
+	refused(t, err, mvm.ErrPrivilege, "sudo mvm host init")
+	for _, call := range []func(context.Context, VMInput, ...Option) (mvm.Batch[*mvm.VMInstanceItem], error){
+		m.VM.Stop, m.VM.Start, m.VM.Remove, m.VM.Pause, m.VM.Resume, m.VM.Reboot,
 	} {
 		_, err := call(t.Context(), sel("web"))
-		refused(t, err, mvm.ErrPrivilege, "sudo mvm vm "+verb+" web")
+		refused(t, err, mvm.ErrPrivilege, "sudo mvm host init")
 	}
 	if diff := cmp.Diff(before, w.state()); diff != "" {
 		t.Errorf("something changed:\n%s", diff)

@@ -205,7 +205,7 @@ func TestPlanWithoutRootMakesNothing(t *testing.T) {
 	w.stock(m)
 	w.root = false
 	_, err := w.plan(m, VMCreateInput{})
-	refused(t, err, mvm.ErrPrivilege, "sudo mvm vm create web")
+	refused(t, err, mvm.ErrPrivilege, "sudo mvm host init")
 	inv, err := loadInventory(t.Context(), m.core.st)
 	if err != nil || len(inv.keys) != 0 || len(inv.networks) != 0 {
 		t.Errorf("there are %d keys and %d networks, %v", len(inv.keys), len(inv.networks), err)

@@ -284,7 +284,7 @@ func TestAttachRefuses(t *testing.T) {
 	refused(t, err, mvm.ErrInvalid, "exactly one VM")
 	w.root = false
 	_, err = m.VM.AttachVolume(ctx, sel("web"), "data")
-	refused(t, err, mvm.ErrPrivilege, "sudo mvm volume attach web data")
+	refused(t, err, mvm.ErrPrivilege, "sudo mvm host init")
 	w.root = true
 	d.fail = mvm.Errorf(mvm.ErrUnavailable, "the VMM says no").WithHint("try again")
 	_, err = m.VM.AttachVolume(ctx, sel("web"), "data")

@@ -92,7 +92,7 @@ func TestNotRoot(t *testing.T) {
 	copyTree(t, m.cache, dir)
 	out := m.ns.Run("sh", "-c", "chmod 755 "+dir+"; chown -R nobody "+dir+"; cp "+m.bin+" "+dir+"/mvm; chmod 755 "+dir+"/mvm; "+
 		"setpriv --reuid=nobody --regid=nogroup --clear-groups env HOME="+dir+" MVM_CONFIG_DIR="+dir+"/config MVM_CACHE_DIR="+dir+" "+dir+"/mvm vm create a --image tiny 2>&1 || true")
-	if !strings.Contains(out, "error: cannot create VM \"a\": creating a VM needs root") || !strings.Contains(out, "hint: run: sudo mvm vm create a") {
+	if !strings.Contains(out, "error: cannot create VM \"a\": creating a VM needs root or the group mvm") || !strings.Contains(out, "hint: run: sudo mvm host init") {
 		t.Errorf("told: %q", out)
 	}
 }
