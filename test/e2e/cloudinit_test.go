@@ -71,7 +71,7 @@ func (m *machine) cloudInit(mode, packages string) {
 		{"the host's name", "hostname; cat /etc/hostname", mode + "\n" + mode + "\n"},
 		{"the address", "ip -4 -o addr show scope global | awk '{print $2, $4}'", "eth0 " + v.IPv4 + "/24\n"},
 		{"the route", "ip -4 route show default | awk '{print $3}'", "172.27.0.1\n"},
-		{"the name server", "grep -c '^nameserver 1.1.1.1' /etc/resolv.conf", "1\n"},
+		{"the name server", "grep -c '^nameserver 172.27.0.1' /etc/resolv.conf", "1\n"},
 		{"passwords", `awk -F: '$2 !~ /^[!*]/ {print $1}' /etc/shadow`, ""},
 		{"what a log holds of passwords", `grep -il 'chpasswd.*changed' /var/log/cloud-init-output.log`, ""},
 	} {
