@@ -190,8 +190,34 @@ func (p *process) pump(w io.Writer, f *os.File, size int) error {
 		switch {
 		case err == nil:
 		case errors.Is(err, os.ErrDeadlineExceeded) && n > 0:
+		case errors.Is(err, os.ErrDeadlineExceeded):
+			return p.rest(w, f, buf)
 		default: // EOF, EIO of a pty whose last user is gone, or idle after the end
 			return nil
+		}
+	}
+}
+
+// rest copies what is in the stream at this moment. A deadline that has passed makes
+// a read fail also where there is something to be read, as there may be in a guest
+// that had no time to look.
+func (p *process) rest(w io.Writer, f *os.File, buf []byte) error {
+	raw, err := f.SyscallConn()
+	if err != nil {
+		return nil //nolint:nilerr // it was closed: nobody reads on
+	}
+	for {
+		_ = f.SetReadDeadline(time.Time{})
+		var n int
+		var readErr error
+		if err := raw.Read(func(fd uintptr) bool {
+			n, readErr = unix.Read(int(fd), buf)
+			return true // never wait
+		}); err != nil || readErr != nil || n <= 0 {
+			return nil //nolint:nilerr // EAGAIN, EOF or EIO: that was all
+		}
+		if _, err := w.Write(buf[:n]); err != nil {
+			return err
 		}
 	}
 }
