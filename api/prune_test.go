@@ -35,7 +35,7 @@ func TestPruneVMs(t *testing.T) {
 		t.Errorf("%v, %d bytes\n%s", err, dry.Bytes, diff)
 	}
 	_, err = m.VM.Prune(ctx, PruneInput{})
-	refused(t, err, mvm.ErrPrivilege, "sudo mvm cache prune vm")
+	refused(t, err, mvm.ErrPrivilege, "sudo mvm host init")
 	if diff := cmp.Diff(before, w.state()); diff != "" {
 		t.Errorf("a dry run, or one without root, changed something:\n%s", diff)
 	}

@@ -84,8 +84,14 @@ var inputEffects = map[string]inputEffect{
 	"Metadata":  {func(in *VMCreateInput) { in.Metadata = json.RawMessage(`{"role":"web"}`) }, func(p planned) bool { return string(p.launch.Metadata) == `{"role":"web"}` }, ""},
 	"DiskLimit": {func(in *VMCreateInput) { in.DiskLimit = &mvm.VMLimit{OpsPerSec: 9} }, func(p planned) bool { return p.launch.Disks[0].Limit.OpsPerSec == 9 }, ""},
 	"NetLimit": {func(in *VMCreateInput) { in.NetLimit = &mvm.VMLimit{BytesPerSec: 9} }, func(p planned) bool {
-		return p.launch.NICs[0].RX.BytesPerSec == 9 && p.launch.NICs[0].TX.BytesPerSec == 9
+		return p.item.Options.NetLimit != nil && p.item.Options.NetLimit.BytesPerSec == 9
 	}, ""},
+	"Egress":        {nil, nil, "TestEgressIsKept"},
+	"DNSServer":     {func(in *VMCreateInput) { in.DNSServer = "10.1.2.3" }, func(p planned) bool { return p.item.DNSServer == "10.1.2.3" }, ""},
+	"Entrypoint":    {nil, nil, "TestContainerImage of package e2e"},
+	"Cmd":           {nil, nil, "TestContainerImage of package e2e"},
+	"Env":           {nil, nil, "TestContainerImage of package e2e"},
+	"NoEntrypoint":  {nil, nil, "TestContainerImage of package e2e"},
 	"Isolate":       {func(in *VMCreateInput) { in.Isolate = true }, func(p planned) bool { return p.item.Options.Isolate }, ""},
 	"Publish":       {func(in *VMCreateInput) { in.Publish = []string{"8080:80"} }, func(p planned) bool { return len(p.item.Options.Publish) == 1 }, ""},
 	"RestartPolicy": {func(in *VMCreateInput) { in.RestartPolicy = mvm.RestartAlways }, func(p planned) bool { return p.item.Options.Restart == mvm.RestartAlways }, ""},
