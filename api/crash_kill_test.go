@@ -39,8 +39,8 @@ func (w *hosted) inOrder(what, name string) {
 	v, err := m.VM.Get(ctx, sel(name))
 	if errors.Is(err, mvm.ErrNotFound) {
 		for _, l := range w.settled() {
-			// The DNS server of the network is for the other VM as well.
-			others := strings.Contains(l, "other") || strings.HasPrefix(l, "DNS of ") || name != "web" && (strings.Contains(l, "web") || strings.Contains(l, "<kept>"))
+			// The other VM runs on, and with it the DNS server of their network.
+			others := strings.Contains(l, "other") || l == "DNS of default runs: true" || name != "web" && (strings.Contains(l, "web") || strings.Contains(l, "<kept>"))
 			if !others && !strings.HasPrefix(l, "link ") && !strings.HasPrefix(l, "table ") {
 				w.t.Errorf("%s: the VM is gone, and left: %s", what, l)
 			}

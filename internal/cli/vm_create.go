@@ -49,7 +49,7 @@ VM.`,
 		Example: `  mvm vm create web --wait
   mvm vm create db --image debian:12 --vcpu 2 --mem 2G --disk-size 20G
   mvm vm create node --count 3 --atomic
-  mvm vm create ci --egress deb.debian.org,10.0.0.0/8 --net-limit 10M
+  mvm vm create ci --egress files.example.org,10.0.0.0/8 --net-limit 10M
   mvm vm create app --image debian:12 --cloudinit-config user-data.yaml
   mvm vm create cache --image oci://redis:7 --publish 6379:6379 -- --save 60 1
   mvm vm create box --image oci://alpine --no-entrypoint`,

@@ -18,7 +18,7 @@ made without cannot be added.`,
 		Example: `  mvm vm update web --net-limit 10M --disk-limit 50M,1000ops
   mvm vm update web --balloon 256
   mvm vm update web --egress deny
-  mvm vm update web --egress 10.0.0.0/8,deb.debian.org,*.example.org`,
+  mvm vm update web --egress 10.0.0.0/8,files.example.org,*.example.org`,
 		Args:              needs(1, -1, "a VM"),
 		ValidArgsFunction: a.completeVMs(0),
 	}
