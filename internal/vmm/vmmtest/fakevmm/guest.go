@@ -49,6 +49,7 @@ type host interface {
 // kept is what the guest has in its memory.
 type kept struct {
 	Up     bool            `json:"up"`
+	Args   string          `json:"args"` // of its command line
 	Count  int             `json:"count"`
 	Drives []string        `json:"drives"` // that it knows of
 	Ports  map[string]bool `json:"ports"`
@@ -148,28 +149,44 @@ func (g *guest) end() {
 	}
 }
 
-// boot runs the guest to its end and returns the VMM's exit code.
-func (g *guest) boot(args string, c *config, drives []string) int {
-	nameThread()
-	g.print("Linux version 6.1.0-fakevmm\r\nCommand line: " + args + "\r\n")
-	g.print(fmt.Sprintf("fakevmm: %d CPUs, %d MiB, %d disks, %d interfaces\r\n", c.Machine.VCPUs, c.Machine.Mem, len(drives), len(c.NICs)))
+// place puts into the guest's memory what a VMM puts there before the first
+// instruction: kernel and initrd, and so all that the guest will be. One that is
+// written to a snapshot while it boots boots on where it is loaded.
+func (g *guest) place(args string, c *config, drives []string) {
 	told, port := readAgent(c.Boot.Initrd), "1024"
 	if told != nil {
 		port = told.Port
 	}
-	g.run(func() {
-		g.kept = kept{Up: true, Drives: drives, Ports: map[string]bool{port: c.Vsock != nil}, Agent: told}
-	})
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.kept = kept{Args: args, Drives: drives, Ports: map[string]bool{port: c.Vsock != nil}, Agent: told}
+}
+
+// boot runs the guest to its end and returns the VMM's exit code.
+func (g *guest) boot(args string, c *config, drives int) int {
+	nameThread()
+	g.print("Linux version 6.1.0-fakevmm\r\nCommand line: " + args + "\r\n")
+	g.print(fmt.Sprintf("fakevmm: %d CPUs, %d MiB, %d disks, %d interfaces\r\n", c.Machine.VCPUs, c.Machine.Mem, drives, len(c.NICs)))
+	g.bootOn()
+	return g.live()
+}
+
+// bootOn does the rest of the boot.
+func (g *guest) bootOn() {
+	powerOff := false
+	g.run(func() { g.kept.Up, powerOff = true, strings.Contains(g.kept.Args, PowerOffArg) })
 	g.print("fakevmm: ready\r\n")
-	if strings.Contains(args, PowerOffArg) {
+	if powerOff {
 		g.run(g.end)
 	}
-	return g.live()
 }
 
 // goOn continues a guest whose memory was recalled.
 func (g *guest) goOn() int {
 	nameThread()
+	if !g.isUp() {
+		g.bootOn()
+	}
 	return g.live()
 }
 
@@ -238,7 +255,7 @@ func (g *guest) connect(conn net.Conn, port int) {
 	want, ok := strings.CutPrefix(strings.TrimSuffix(line, "\n"), "CONNECT ")
 	listening := false
 	var told *agent
-	epoch := g.receive(func() { listening, told = ok && g.kept.Ports[want], g.kept.Agent })
+	epoch := g.receive(func() { listening, told = ok && g.kept.Up && g.kept.Ports[want], g.kept.Agent })
 	if !listening {
 		return
 	}

@@ -112,7 +112,8 @@ func (m *machine) boot(c *config) error {
 	}
 	m.realtime = !strings.Contains(args, NoClockArg)
 	drives := m.driveIDs()
-	go func() { m.ended <- m.guest.boot(args, c, drives) }()
+	m.guest.place(args, c, drives)
+	go func() { m.ended <- m.guest.boot(args, c, len(drives)) }()
 	_ = m.writeMetrics()
 	m.log.info("Successfully started microvm that was configured from one single json")
 	return nil
