@@ -248,6 +248,23 @@ func (s *becomeStep) Apply(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, time.Duration(p.set.num("settings.vm", "ready_timeout_sec"))*time.Second)
 	defer cancel()
 	dial := c.dialAgent(p.item, m)
+	if err := whileItRuns(ctx, m, p.item, "another machine", func(ctx context.Context) error {
+		return s.become(ctx, dial, was, next)
+	}); err != nil {
+		return err
+	}
+	if s.from.resume {
+		return nil
+	}
+	pauser, ok := m.(vmm.Pauser)
+	if !ok {
+		return mvm.Errorf(mvm.ErrUnsupported, "%s cannot pause a VM", p.driver.Name()).WithHint("restore it with --resume")
+	}
+	return pauser.Pause(ctx)
+}
+
+// become gives the guest its new identity, and looks whether it has taken it.
+func (s *becomeStep) become(ctx context.Context, dial guest.DialFunc, was guest.Login, next guest.NewIdentity) error {
 	client, _, err := guest.WaitReady(ctx, dial, was)
 	if err != nil {
 		return err
@@ -260,17 +277,7 @@ func (s *becomeStep) Apply(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if err := s.verify(ctx, dial); err != nil {
-		return err
-	}
-	if s.from.resume {
-		return nil
-	}
-	pauser, ok := m.(vmm.Pauser)
-	if !ok {
-		return mvm.Errorf(mvm.ErrUnsupported, "%s cannot pause a VM", p.driver.Name()).WithHint("restore it with --resume")
-	}
-	return pauser.Pause(ctx)
+	return s.verify(ctx, dial)
 }
 
 // verify logs in by the new identity: the guest is another one when it knows that.

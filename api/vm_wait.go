@@ -181,20 +181,7 @@ func (c *core) waitFor(ctx context.Context, vm *mvm.VMInstanceItem, what WaitFor
 	defer func() { _ = m.Close() }()
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
-	gone := make(chan vmm.Exit, 1)
-	go func() {
-		if exit, err := m.Wait(ctx); err == nil {
-			gone <- exit
-			cancel()
-		}
-	}()
-	err = c.waitGuest(ctx, vm, m, what)
-	select {
-	case exit := <-gone:
-		return mvm.Errorf(mvm.ErrUnavailable, "the VMM ended before the guest was "+what.goal()+": %s", firstOf(exit.Reason, "no reason given")).
-			WithHint("its console is in %s", deref(vm.SerialOutputPath))
-	default:
-	}
+	err = whileItRuns(ctx, m, vm, what.goal(), func(ctx context.Context) error { return c.waitGuest(ctx, vm, m, what) })
 	if err != nil && errors.Is(ctx.Err(), context.DeadlineExceeded) {
 		return mvm.Errorf(mvm.ErrUnavailable, "the guest was not %s within %s", what.goal(), limit).
 			WithHint("it runs on; its console is in %s; wait longer with 'mvm vm wait %s --for %s'", deref(vm.SerialOutputPath), vm.Name, what)
@@ -203,6 +190,28 @@ func (c *core) waitFor(ctx context.Context, vm *mvm.VMInstanceItem, what WaitFor
 		c.mountVolumes(ctx, vm)
 	}
 	return err
+}
+
+// whileItRuns waits for a guest by wait, whose context ends when the VMM does: then
+// there is nothing more to wait for, and what happened is said.
+func whileItRuns(ctx context.Context, m vmm.Machine, vm *mvm.VMInstanceItem, goal string, wait func(context.Context) error) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	gone := make(chan vmm.Exit, 1)
+	go func() {
+		if exit, err := m.Wait(ctx); err == nil {
+			gone <- exit
+			cancel()
+		}
+	}()
+	err := wait(ctx)
+	select {
+	case exit := <-gone:
+		return mvm.Errorf(mvm.ErrUnavailable, "the VMM ended before the guest was %s: %s", goal, firstOf(exit.Reason, "no reason given")).
+			WithHint("its console is in %s", deref(vm.SerialOutputPath))
+	default:
+		return err
+	}
 }
 
 // waitGuest waits for what the guest itself has to do.
