@@ -96,9 +96,6 @@ func (w *hosted) inOrder(what, name string) {
 // can be removed.
 func TestProcessesDieAtEveryStep(t *testing.T) {
 	for _, p := range plans {
-		if slow[p.deed] {
-			continue // a guest that answers takes minutes to be made that often; TestEveryStepOfEveryPlan has them
-		}
 		t.Run(p.deed, func(t *testing.T) {
 			t.Parallel()
 			w := newHosted(t)

@@ -156,10 +156,6 @@ func TestEveryStepOfEveryPlanJailed(t *testing.T) {
 	everyStep(t, newJailedHosted, append(plans, cloudInitPlans[1]), "kill")
 }
 
-// slow are the deeds that take seconds each, for a guest takes a new identity in
-// them.
-var slow = map[string]bool{"restore": true, "restore paused": true}
-
 func everyStep(t *testing.T, world func(*testing.T) *hosted, plans []deedPlan, actions ...string) {
 	for _, p := range plans {
 		t.Run(p.deed, func(t *testing.T) {
@@ -188,13 +184,13 @@ func everyStep(t *testing.T, world func(*testing.T) *hosted, plans []deedPlan, a
 			var faults []string
 			for _, point := range points {
 				for _, action := range actions {
-					if (testing.Short() || slow[p.deed]) && action != "kill" {
+					if testing.Short() && action != "kill" {
 						continue // they end in the same taking back, with less to overcome
 					}
 					faults = append(faults, action+":"+point)
 				}
 			}
-			if p.deed != "rm" && p.deed != "restore paused" { // what that takes back, restore does
+			if p.deed != "rm" {
 				for _, point := range w.points(last, p.deed, p.kinds) {
 					if strings.Contains(point, ":revert:") || strings.Contains(point, ":undo:") {
 						faults = append(faults, last+",error:"+point, last+",kill:"+point)
