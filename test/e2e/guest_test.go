@@ -4,21 +4,16 @@ import (
 	"bufio"
 	"bytes"
 	"context"
-	"encoding/json"
 	"errors"
 	"io"
 	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
-	"strconv"
 	"strings"
-	"sync"
 	"syscall"
 	"testing"
 	"time"
-
-	"golang.org/x/sys/unix"
 
 	"github.com/mvmctl/mvm/internal/testenv"
 )
@@ -157,98 +152,6 @@ func (m *machine) execMany() {
 			m.t.Errorf("%d: %q, %v", i, outs[i].String(), err)
 		}
 	}
-}
-
-// terminal is a pty and what came out of it.
-type terminal struct {
-	t     *testing.T
-	ptmx  *os.File
-	tty   *os.File
-	bytes chan byte
-	seen  strings.Builder
-}
-
-func newTerminal(t *testing.T) *terminal {
-	t.Helper()
-	ptmx, err := os.OpenFile("/dev/ptmx", os.O_RDWR|unix.O_NOCTTY, 0)
-	if err != nil {
-		t.Skipf("skipped: no pty here: %v", err)
-	}
-	n, err := unix.IoctlGetInt(int(ptmx.Fd()), unix.TIOCGPTN)
-	if err == nil {
-		err = unix.IoctlSetPointerInt(int(ptmx.Fd()), unix.TIOCSPTLCK, 0)
-	}
-	var tty *os.File
-	if err == nil {
-		tty, err = os.OpenFile(filepath.Join("/dev/pts", strconv.Itoa(n)), os.O_RDWR|unix.O_NOCTTY, 0)
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
-	term := &terminal{t: t, ptmx: ptmx, tty: tty, bytes: make(chan byte, 1<<20)}
-	go func() {
-		defer close(term.bytes)
-		buf := make([]byte, 4096)
-		for {
-			n, err := ptmx.Read(buf)
-			for _, b := range buf[:n] {
-				term.bytes <- b
-			}
-			if err != nil {
-				return
-			}
-		}
-	}()
-	t.Cleanup(func() { _ = errors.Join(tty.Close(), ptmx.Close()) })
-	return term
-}
-
-func (x *terminal) resize(cols, rows uint16) {
-	x.t.Helper()
-	if err := unix.IoctlSetWinsize(int(x.ptmx.Fd()), unix.TIOCSWINSZ, &unix.Winsize{Col: cols, Row: rows}); err != nil {
-		x.t.Fatal(err)
-	}
-}
-
-func (x *terminal) typing(s string) {
-	x.t.Helper()
-	if _, err := io.WriteString(x.ptmx, s); err != nil {
-		x.t.Fatal(err)
-	}
-}
-
-// expect reads on until text comes.
-func (x *terminal) expect(text string) {
-	x.t.Helper()
-	limit := time.After(patience)
-	for !strings.HasSuffix(x.seen.String(), text) {
-		select {
-		case b, ok := <-x.bytes:
-			if !ok {
-				x.t.Fatalf("%q did not come: %q", text, x.seen.String())
-			}
-			x.seen.WriteByte(b)
-		case <-limit:
-			x.t.Fatalf("%q did not come within %s: %q", text, patience, x.seen.String())
-		}
-	}
-	x.seen.Reset()
-}
-
-// on starts mvm on a terminal of its own.
-func (m *machine) on(x *terminal, args ...string) *exec.Cmd {
-	m.t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), patience)
-	m.t.Cleanup(cancel)
-	cmd := m.command(ctx, nil, args...)
-	cmd.Stdin, cmd.Stdout, cmd.Stderr = x.tty, x.tty, x.tty
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Setctty: true}
-	var err error
-	m.ns.Do(func() { err = cmd.Start() })
-	if err != nil {
-		m.t.Fatal(err)
-	}
-	return cmd
 }
 
 func (m *machine) shell() {
@@ -500,103 +403,6 @@ func (m *machine) rsync() {
 	if err := errors.Join(err, linkErr); err != nil || len(got) != 1<<20 || link != "sub/file" {
 		t.Errorf("%d bytes and the link %q came back, %v", len(got), link, err)
 	}
-}
-
-// hostile has a guest's agent be replaced by a program that sends without end, on the
-// console too. Commands end all the same, by their own limits, and say so; what the host
-// keeps of it keeps its size.
-func (m *machine) hostile() {
-	t, id := m.t, m.vm("g-2").ID
-	supervisors := m.processes("__supervise\x00mvm-" + id)
-	if len(supervisors) != 1 {
-		t.Fatalf("supervisors: %v", supervisors)
-	}
-	m.must("exec", "g-2", "--", "sh", "-c", `dev=/dev/$(ls /sys/class/virtio-ports)
-		(sleep 1; kill -9 $(pidof mvm-agent); cat /dev/zero >$dev & yes flood >/dev/console) >/dev/null 2>&1 </dev/null &`)
-	m.until("the agent is gone", func() bool { return m.run("exec", "-t", "2", "g-2", "true").code != 0 })
-	note := filepath.Join(t.TempDir(), "note")
-	if err := os.WriteFile(note, []byte("x"), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	var all sync.WaitGroup
-	for _, args := range [][]string{
-		{"exec", "-t", "2", "g-2", "true"},
-
-		{"cp", note, "g-2:/root/"},
-		{"cp", "g-2:/etc/passwd", t.TempDir()},
-		{"connect", "g-2"},
-		{"forward", "g-2", "0:22"},
-		{"vm", "wait", "g-2", "--timeout", "2s"},
-		{"vm", "wait", "g-2", "--for", "port:22", "--timeout", "2s"},
-	} {
-		all.Go(func() { m.fails(args...) })
-	}
-	all.Wait()
-	log := m.serialLog("g-2")
-	m.until("the console's log was begun anew", func() bool { _, err := os.Stat(log + ".1"); return err == nil })
-	var size int64
-	for _, f := range []string{log, log + ".1"} {
-		if fi, err := os.Stat(f); err == nil {
-			size += fi.Size()
-		}
-	}
-	if size > 4<<20 {
-		t.Errorf("the console's log has %d bytes", size)
-	}
-	if rss := residentMiB(t, supervisors[0]); rss > 64 {
-		t.Errorf("the supervisor has %d MiB of a guest that sends without end", rss)
-	}
-	m.must("vm", "reboot", "--force", "g-2")
-	m.must("vm", "wait", "g-2")
-	if got := m.must("exec", "g-2", "hostname"); got != "g-2\n" {
-		t.Errorf("after a reboot: %q", got)
-	}
-}
-
-// fails runs mvm, which has to say why it fails and what to do.
-func (m *machine) fails(args ...string) {
-	r := m.run(args...)
-	if r.code == 0 || !strings.Contains(r.stderr, "error: ") || !strings.Contains(r.stderr, "hint: ") {
-		m.t.Errorf("mvm %q: %+v", args, r)
-	}
-}
-
-// serialLog is where a VM's console is written to.
-func (m *machine) serialLog(name string) string {
-	m.t.Helper()
-	var all []struct {
-		Name string `json:"name"`
-		Log  string `json:"serial_output_path"`
-	}
-	if err := json.Unmarshal([]byte(m.must("vm", "ls", "--json")), &all); err != nil {
-		m.t.Fatal(err)
-	}
-	for _, v := range all {
-		if v.Name == name && v.Log != "" {
-			return v.Log
-		}
-	}
-	m.t.Fatalf("%s has no console", name)
-	return ""
-}
-
-// residentMiB is the memory of a process (proc_pid_status(5), VmRSS).
-func residentMiB(t *testing.T, pid int) int {
-	t.Helper()
-	status, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/status")
-	if err != nil {
-		t.Fatal(err)
-	}
-	_, rest, _ := strings.Cut(string(status), "VmRSS:")
-	fields := strings.Fields(rest)
-	if len(fields) == 0 {
-		t.Fatalf("no VmRSS in %q", status)
-	}
-	kib, err := strconv.Atoi(fields[0])
-	if err != nil {
-		t.Fatal(err)
-	}
-	return kib >> 10
 }
 
 func (m *machine) forward() {
