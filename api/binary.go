@@ -361,11 +361,7 @@ func (o *BinaryOperation) ListRemote(ctx context.Context, in BinaryRemoteInput, 
 	if in.Limit < 0 {
 		return nil, mvm.Errorf(mvm.ErrInvalid, "%d versions cannot be listed", in.Limit).WithHint("set the limit to 1 or more")
 	}
-	st, err := c.open(ctx)
-	if err != nil {
-		return nil, err
-	}
-	set, err := loadSettings(ctx, st)
+	st, set, err := c.openSet(ctx)
 	if err != nil {
 		return nil, err
 	}

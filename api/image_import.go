@@ -50,11 +50,7 @@ func (c *core) importImage(ctx context.Context, in ImageImportInput, progress mv
 	if err != nil {
 		return nil, err
 	}
-	st, err := c.open(ctx)
-	if err != nil {
-		return nil, err
-	}
-	set, err := loadSettings(ctx, st)
+	st, set, err := c.openSet(ctx)
 	if err != nil {
 		return nil, err
 	}

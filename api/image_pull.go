@@ -177,11 +177,7 @@ func (o *ImageOperation) ListRemote(ctx context.Context, in ImageRemoteInput, op
 	if err != nil {
 		return nil, err
 	}
-	st, err := c.open(ctx)
-	if err != nil {
-		return nil, err
-	}
-	set, err := loadSettings(ctx, st)
+	st, set, err := c.openSet(ctx)
 	if err != nil {
 		return nil, err
 	}

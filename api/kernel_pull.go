@@ -24,11 +24,7 @@ func (o *KernelOperation) Pull(ctx context.Context, in KernelPullInput, opts ...
 	if err := checkKernelPull(in); err != nil {
 		return nil, mvm.Wrap(err, "pull kernel", in.KernelType)
 	}
-	st, err := c.open(ctx)
-	if err != nil {
-		return nil, err
-	}
-	set, err := loadSettings(ctx, st)
+	st, set, err := c.openSet(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -196,11 +192,7 @@ func (o *KernelOperation) ListRemote(ctx context.Context, in KernelRemoteInput, 
 	if in.Type != "" && in.Type != kernelFirecracker && in.Type != kernelOfficial {
 		return nil, mvm.Errorf(mvm.ErrInvalid, "kernels of type %s are not listed", mvm.Quote(in.Type)).WithHint("use firecracker or official")
 	}
-	st, err := c.open(ctx)
-	if err != nil {
-		return nil, err
-	}
-	set, err := loadSettings(ctx, st)
+	st, set, err := c.openSet(ctx)
 	if err != nil {
 		return nil, err
 	}

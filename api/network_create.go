@@ -58,11 +58,7 @@ func (c *core) createNetwork(ctx context.Context, in NetworkCreateInput) (*mvm.N
 			return nil, err
 		}
 	}
-	st, err := c.open(ctx)
-	if err != nil {
-		return nil, err
-	}
-	set, err := loadSettings(ctx, st)
+	st, set, err := c.openSet(ctx)
 	if err != nil {
 		return nil, err
 	}

@@ -11,6 +11,16 @@ import (
 // settings are all settings as they are in force: overrides over defaults.
 type settings map[[2]string]string
 
+// openSet opens the store and reads the settings.
+func (c *core) openSet(ctx context.Context) (*store.Store, settings, error) {
+	st, err := c.open(ctx)
+	if err != nil {
+		return nil, nil, err
+	}
+	set, err := loadSettings(ctx, st)
+	return st, set, err
+}
+
 func loadSettings(ctx context.Context, st *store.Store) (settings, error) {
 	s := settings{}
 	for _, d := range mvm.Settings() {

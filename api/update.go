@@ -122,11 +122,7 @@ func (o *UpdateOperation) find(ctx context.Context, in UpdateInput) (*UpdateResu
 	if err != nil {
 		return nil, nil, err
 	}
-	st, err := c.open(ctx)
-	if err != nil {
-		return nil, nil, err
-	}
-	set, err := loadSettings(ctx, st)
+	_, set, err := c.openSet(ctx)
 	if err != nil {
 		return nil, nil, err
 	}

@@ -130,6 +130,9 @@ func (im *importer) identify(wanted string) error {
 	if wanted != "" && wanted != im.kind.Format {
 		return mvm.Errorf(mvm.ErrInvalid, "it is %s by its content, and not %s", im.kind, wanted).WithHint("leave --format out, or check the file")
 	}
+	if im.Partition > 0 && (im.kind.Format == format.Tar || im.kind.Format == format.Squashfs) {
+		return mvm.Errorf(mvm.ErrInvalid, "it is %s, which has no partitions, and so no partition %d", im.kind, im.Partition).WithHint("leave --root-partition out")
+	}
 	return nil
 }
 

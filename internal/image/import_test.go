@@ -282,6 +282,7 @@ func TestImportRefuses(t *testing.T) {
 		"an unknown format":             {ImportOptions{Path: qcow, Format: "iso"}, mvm.ErrInvalid, "not known"},
 		"an unknown detector":           {ImportOptions{Path: qcow, Disabled: []string{"luck"}}, mvm.ErrInvalid, "no detector"},
 		"a partition that is not there": {ImportOptions{Path: qcow, Partition: 7}, mvm.ErrInvalid, "no partition 7"},
+		"a partition of a tar":          {ImportOptions{Path: m.Path("whole.tar"), Partition: 1}, mvm.ErrInvalid, "no partitions"},
 		"a partition of a bare disk":    {ImportOptions{Path: ext, Partition: 1}, mvm.ErrInvalid, "no partitions"},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -1,15 +1,14 @@
 package e2e
 
 import (
-	"errors"
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
-	"strconv"
 	"testing"
 
 	"github.com/rogpeppe/go-internal/testscript"
+
+	"github.com/mvmctl/mvm/test/scriptcmd"
 )
 
 // TestScripts runs command lines of every kind on machines with real guests: what
@@ -24,7 +23,7 @@ func TestScripts(t *testing.T) {
 			m := newMachine(t)
 			testscript.Run(t, testscript.Params{
 				Files: []string{name}, RequireExplicitExec: true, Setup: m.setup,
-				Cmds: map[string]func(*testscript.TestScript, bool, []string){"code": exitCode},
+				Cmds: map[string]func(*testscript.TestScript, bool, []string){"code": scriptcmd.Code},
 			})
 		})
 	}
@@ -50,26 +49,4 @@ func (m *machine) setup(e *testscript.Env) error {
 		e.Setenv(name, "")
 	}
 	return nil
-}
-
-// exitCode runs a program and checks how it ends: code 2 mvm vm foo.
-func exitCode(ts *testscript.TestScript, neg bool, args []string) {
-	if neg || len(args) < 2 {
-		ts.Fatalf("usage: code N program args…")
-	}
-	want, err := strconv.Atoi(args[0])
-	if err != nil {
-		ts.Fatalf("%v", err)
-	}
-	got := 0
-	if err := ts.Exec(args[1], args[2:]...); err != nil {
-		var exit *exec.ExitError
-		if !errors.As(err, &exit) {
-			ts.Fatalf("%v", err)
-		}
-		got = exit.ExitCode()
-	}
-	if got != want {
-		ts.Fatalf("exit code %d, want %d", got, want)
-	}
 }

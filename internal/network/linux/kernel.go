@@ -198,16 +198,22 @@ func (s *session) linkNames() (map[int]string, error) {
 	return names, nil
 }
 
-// Interfaces implements network.Kernel.
-func (k *Kernel) Interfaces(ctx context.Context) ([]string, error) {
+// allLinks lists the interfaces of the namespace.
+func allLinks(ctx context.Context) ([]netlink.Link, error) {
 	s, err := open(ctx)
 	if err != nil {
 		return nil, err
 	}
 	defer s.Close()
 	links, err := again(s.LinkList)
+	return links, explain(err, "list interfaces")
+}
+
+// Interfaces implements network.Kernel.
+func (k *Kernel) Interfaces(ctx context.Context) ([]string, error) {
+	links, err := allLinks(ctx)
 	if err != nil {
-		return nil, explain(err, "list interfaces")
+		return nil, err
 	}
 	names := make([]string, 0, len(links))
 	for _, l := range links {

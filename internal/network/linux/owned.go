@@ -15,14 +15,9 @@ import (
 
 // Owned lists the bridges and taps that carry an alias of ours, whoever made them.
 func (k *Kernel) Owned(ctx context.Context) ([]network.Owned, error) {
-	s, err := open(ctx)
+	links, err := allLinks(ctx)
 	if err != nil {
 		return nil, err
-	}
-	defer s.Close()
-	links, err := again(s.LinkList)
-	if err != nil {
-		return nil, explain(err, "list interfaces")
 	}
 	var owned []network.Owned
 	for _, l := range links {
