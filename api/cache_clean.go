@@ -49,7 +49,7 @@ func (o *CacheOperation) Clean(ctx context.Context, dryRun bool) (*CacheCleanRes
 		return nil, err
 	}
 	if !dryRun && len(vms) > 0 {
-		if err := c.requireRoot("removing VMs", "cache", "clean"); err != nil {
+		if err := c.requireRoot("removing VMs"); err != nil {
 			return nil, err
 		}
 	}

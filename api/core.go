@@ -163,7 +163,7 @@ func (c *core) noticeOnce(ctx context.Context, key, text string) {
 
 // requireRoot refuses who is neither root nor in the group whose members have the
 // helper do it, before any side effect.
-func (c *core) requireRoot(what string, _ ...string) error {
+func (c *core) requireRoot(what string) error {
 	if c.isRoot() {
 		return nil
 	}

@@ -250,7 +250,7 @@ func (o *NetworkOperation) SetDNS(ctx context.Context, in NetworkInput, on bool)
 		return nil, err
 	}
 	word := map[bool]string{true: "on", false: "off"}[on]
-	if err := c.requireRoot("switching DNS "+word, "network", "dns", n.Name, word); err != nil {
+	if err := c.requireRoot("switching DNS " + word); err != nil {
 		return nil, err
 	}
 	if on {

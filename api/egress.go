@@ -39,7 +39,7 @@ func (o *NetworkOperation) Denials(ctx context.Context, in VMInput) (*NetworkDen
 	if err != nil {
 		return nil, err
 	}
-	if err := c.requireRoot("reading what was denied", "network", "denials", vm.Name); err != nil {
+	if err := c.requireRoot("reading what was denied"); err != nil {
 		return nil, err
 	}
 	d, err := c.net.Denials(ctx, network.TapSpec{Name: vm.TapDevice, VMID: vm.ID})

@@ -80,7 +80,7 @@ func (c *core) setFirewall(ctx context.Context, b network.Backend, change func(*
 	if b == was || !present {
 		return c.st.Tx(ctx, change)
 	}
-	if err := c.requireRoot("moving the firewall rules", "config", "set", firewallCategory, firewallKey, string(b)); err != nil {
+	if err := c.requireRoot("moving the firewall rules"); err != nil {
 		return err
 	}
 	err = c.journal.Forward(ctx, op.Op{

@@ -50,7 +50,7 @@ func (c *core) createNetwork(ctx context.Context, in NetworkCreateInput) (*mvm.N
 	if err != nil {
 		return nil, err
 	}
-	if err := c.requireRoot("creating a network", "network", "create", in.Name); err != nil {
+	if err := c.requireRoot("creating a network"); err != nil {
 		return nil, err
 	}
 	if in.DNSEnabled != nil && *in.DNSEnabled {

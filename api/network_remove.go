@@ -30,7 +30,7 @@ func (o *NetworkOperation) Remove(ctx context.Context, in NetworkInput, force bo
 // removeNetwork removes a network for good. From here it only goes forward: a
 // crash is finished by the next command.
 func (c *core) removeNetwork(ctx context.Context, n *mvm.NetworkItem, force bool) error {
-	if err := c.requireRoot("removing a network", "network", "rm", n.Name); err != nil {
+	if err := c.requireRoot("removing a network"); err != nil {
 		return err
 	}
 	users, err := c.st.ListVMsUsing(ctx, store.UseNetwork, n.ID)

@@ -33,7 +33,7 @@ type HostChange struct {
 // touched. One that cannot be mended is told in the error, beside the rest.
 func (o *NetworkOperation) Sync(ctx context.Context, in NetworkInput) (map[string]*NetworkSynced, error) {
 	c := o.core
-	if err := c.requireRoot("mending networks", "network", "sync"); err != nil {
+	if err := c.requireRoot("mending networks"); err != nil {
 		return nil, err
 	}
 	st, err := c.open(ctx)

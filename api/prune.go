@@ -48,7 +48,7 @@ func (o *VMOperation) Prune(ctx context.Context, in PruneInput, opts ...Option) 
 		}
 		size := usage(c.paths.vm(vm.ID))
 		if !in.DryRun {
-			if err := c.requireRoot("removing VMs", "cache", "prune", "vm"); err != nil {
+			if err := c.requireRoot("removing VMs"); err != nil {
 				return res, err
 			}
 			progress.Send("remove", "removing "+vm.Name)

@@ -85,7 +85,7 @@ func (o *SnapshotOperation) create(ctx context.Context, in SnapshotCreateInput, 
 	if err != nil {
 		return nil, err
 	}
-	if err := c.requireRoot("a snapshot", "snapshot", "create", in.VM); err != nil {
+	if err := c.requireRoot("a snapshot"); err != nil {
 		return nil, err
 	}
 	id := newID()

@@ -162,7 +162,7 @@ func (c *core) planRestore(ctx context.Context, st *store.Store, inv *inventory,
 		return nil, err
 	}
 	p.inheritCloudInit()
-	if err := c.requireRoot("restoring a VM", "snapshot", "restore", l.meta.Snapshot.Name, name); err != nil {
+	if err := c.requireRoot("restoring a VM"); err != nil {
 		return nil, err
 	}
 	if err := fits(&l.meta.Snapshot, p.probe); err != nil {

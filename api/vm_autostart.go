@@ -17,7 +17,7 @@ import (
 func (o *VMOperation) Autostart(ctx context.Context, opts ...Option) (mvm.Batch[*mvm.VMInstanceItem], error) {
 	c, progress := o.core, options(opts).progress
 	var batch mvm.Batch[*mvm.VMInstanceItem]
-	if err := c.requireRoot("starting VMs", "vm", "autostart"); err != nil {
+	if err := c.requireRoot("starting VMs"); err != nil {
 		return batch, err
 	}
 	st, err := c.open(ctx)

@@ -66,7 +66,7 @@ func (o *VMOperation) Start(ctx context.Context, in VMInput, opts ...Option) (mv
 	}
 	progress := options(opts).progress
 	return o.each(ctx, "start VM", in, func(ctx context.Context, st *store.Store, vm *mvm.VMInstanceItem) error {
-		if err := o.core.requireRoot("starting a VM", "vm", "start", vm.Name); err != nil {
+		if err := o.core.requireRoot("starting a VM"); err != nil {
 			return err
 		}
 		progress.Send("start", "starting "+vm.Name)
@@ -157,7 +157,7 @@ func (s *clearStep) Revert(context.Context) error { return nil }
 func (o *VMOperation) Stop(ctx context.Context, in VMInput, opts ...Option) (mvm.Batch[*mvm.VMInstanceItem], error) {
 	progress := options(opts).progress
 	return o.each(ctx, "stop VM", in, func(ctx context.Context, st *store.Store, vm *mvm.VMInstanceItem) error {
-		if err := o.core.requireRoot("stopping a VM", "vm", "stop", vm.Name); err != nil {
+		if err := o.core.requireRoot("stopping a VM"); err != nil {
 			return err
 		}
 		progress.Send("stop", "stopping "+vm.Name)
@@ -227,7 +227,7 @@ func (c *core) end(ctx context.Context, st *store.Store, vm *mvm.VMInstanceItem,
 func (o *VMOperation) Remove(ctx context.Context, in VMInput, opts ...Option) (mvm.Batch[*mvm.VMInstanceItem], error) {
 	progress := options(opts).progress
 	return o.each(ctx, "remove VM", in, func(ctx context.Context, st *store.Store, vm *mvm.VMInstanceItem) error {
-		if err := o.core.requireRoot("removing a VM", "vm", "rm", vm.Name); err != nil {
+		if err := o.core.requireRoot("removing a VM"); err != nil {
 			return err
 		}
 		progress.Send("remove", "removing "+vm.Name)
@@ -303,7 +303,7 @@ func (o *VMOperation) Resume(ctx context.Context, in VMInput, _ ...Option) (mvm.
 }
 
 func (c *core) pauser(ctx context.Context, vm *mvm.VMInstanceItem, verb mvm.Verb, success mvm.VMStatus, do func(vmm.Pauser, context.Context) error) error {
-	if err := c.requireRoot("this", "vm", string(verb), vm.Name); err != nil {
+	if err := c.requireRoot("this"); err != nil {
 		return err
 	}
 	if !mvm.TransitionOf(verb).Allows(vm.Status) {
@@ -356,7 +356,7 @@ func (o *VMOperation) Reboot(ctx context.Context, in VMInput, opts ...Option) (m
 	}
 	progress := options(opts).progress
 	return o.each(ctx, "reboot VM", in, func(ctx context.Context, st *store.Store, vm *mvm.VMInstanceItem) error {
-		if err := o.core.requireRoot("rebooting a VM", "vm", "reboot", vm.Name); err != nil {
+		if err := o.core.requireRoot("rebooting a VM"); err != nil {
 			return err
 		}
 		if !mvm.TransitionOf(mvm.VerbReboot).Allows(vm.Status) {

@@ -48,7 +48,7 @@ func (o *VMOperation) snapshotTo(ctx context.Context, sel, memOut, stateOut stri
 	if err != nil {
 		return nil, err
 	}
-	if err := c.requireRoot("a snapshot", "vm", "snapshot", sel, memOut, stateOut); err != nil {
+	if err := c.requireRoot("a snapshot"); err != nil {
 		return nil, err
 	}
 	mem, state, id := paths[0], paths[1], newID()
@@ -130,7 +130,7 @@ func (o *VMOperation) load(ctx context.Context, sel, memIn, stateIn string, resu
 	if err != nil {
 		return nil, err
 	}
-	if err := c.requireRoot("loading a snapshot", "vm", "load", sel, memIn, stateIn); err != nil {
+	if err := c.requireRoot("loading a snapshot"); err != nil {
 		return nil, err
 	}
 	if !mvm.TransitionOf(mvm.VerbLoad).Allows(vm.Status) {

@@ -49,7 +49,7 @@ func (o *VMOperation) Update(ctx context.Context, in VMUpdateInput) (mvm.Batch[*
 }
 
 func (c *core) update(ctx context.Context, vm *mvm.VMInstanceItem, in VMUpdateInput) error {
-	if err := c.requireRoot("this", "vm", "update", vm.Name); err != nil {
+	if err := c.requireRoot("this"); err != nil {
 		return err
 	}
 	was := vm.Options

@@ -114,7 +114,7 @@ func (ch *volumeChange) running(verb string) (bool, error) {
 	case mvm.StatusStopped, mvm.StatusCrashed:
 		return false, nil
 	case mvm.StatusRunning:
-		return true, ch.c.requireRoot("changing a running VM", "volume", verb, vm.Name, ch.res.Volume.Name)
+		return true, ch.c.requireRoot("changing a running VM")
 	case mvm.StatusPaused:
 		return false, mvm.Errorf(mvm.ErrConflict, "the VM is paused, and its guest cannot take part").WithHint("resume it with 'mvm vm resume %s'", vm.Name)
 	}
