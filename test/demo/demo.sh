@@ -61,4 +61,5 @@ The VM 'demo' runs.
   log in:  ${mvm[*]} ssh demo
   stop:    ${mvm[*]} vm stop demo
   remove:  ${mvm[*]} vm rm demo
+  and what it has set up on this host:  ${mvm[*]} host reset
 END
