@@ -26,7 +26,7 @@ func (c *core) fetcher(progress mvm.ProgressFunc, noCache bool) *asset.Fetcher {
 // other; the later one then finds it.
 func (c *core) lockAsset(ctx context.Context, name string) (func(), error) {
 	if err := os.MkdirAll(c.paths.ops(), 0o700); err != nil {
-		return nil, mvm.Errorf(mvm.ErrUnavailable, "cannot make a directory in the cache: %w", err)
+		return nil, mvm.Errorf(mvm.ErrUnavailable, "cannot make a directory in the cache: %w", err).WithHint("check the rights and the free space of %s", c.paths.cache)
 	}
 	l, err := fsx.LockWait(ctx, filepath.Join(c.paths.ops(), "asset-"+strings.ReplaceAll(name, "/", "_")))
 	if err != nil {
@@ -35,7 +35,7 @@ func (c *core) lockAsset(ctx context.Context, name string) (func(), error) {
 	gate, err := fsx.LockWait(ctx, filepath.Join(c.paths.ops(), assetGate))
 	if err != nil {
 		l.Unlock()
-		return nil, mvm.Errorf(mvm.ErrBusy, "waiting for another command that frees the cache: %w", err)
+		return nil, mvm.Errorf(mvm.ErrBusy, "waiting for another command that frees the cache: %w", err).WithHint("try again when it has ended")
 	}
 	gate.Unlock()
 	return l.Unlock, nil

@@ -79,7 +79,7 @@ func (o *CacheOperation) PruneMisc(ctx context.Context, in PruneInput) (*PruneRe
 		size := usage(path)
 		if !in.DryRun {
 			if err := os.RemoveAll(path); err != nil {
-				errs = append(errs, mvm.Errorf(mvm.ErrUnavailable, "%w", err).On("remove", c.paths.rel(path)))
+				errs = append(errs, mvm.Errorf(mvm.ErrUnavailable, "%w", err).On("remove", c.paths.rel(path)).WithHint("see what holds it, and run 'mvm cache prune misc' again"))
 				continue
 			}
 		}
@@ -120,7 +120,7 @@ const assetGate = "gate-assets"
 // lockAllAssets sees to it that nothing is being fetched or built.
 func (c *core) lockAllAssets(ctx context.Context) (release func(), err error) {
 	if err := os.MkdirAll(c.paths.ops(), 0o700); err != nil {
-		return nil, mvm.Errorf(mvm.ErrUnavailable, "cannot make a directory in the cache: %w", err)
+		return nil, mvm.Errorf(mvm.ErrUnavailable, "cannot make a directory in the cache: %w", err).WithHint("check the rights and the free space of %s", c.paths.cache)
 	}
 	gate, err := fsx.LockWait(ctx, filepath.Join(c.paths.ops(), assetGate))
 	if err != nil {

@@ -129,7 +129,7 @@ func (p *hostPlan) group(context.Context) error {
 	s := host.Setting{Kind: host.Group, Name: helper.Group}
 	now, err := p.machine.Observe(s)
 	if err != nil {
-		return mvm.Errorf(mvm.ErrUnavailable, "cannot read the groups of this host: %w", err)
+		return mvm.Errorf(mvm.ErrUnavailable, "cannot read the groups of this host: %w", err).WithHint("check /etc/group")
 	}
 	if now.Exists { // whatever its number
 		return p.want(s.Kind, s.Name, host.State{Data: now.Data})
@@ -154,7 +154,7 @@ func (p *hostPlan) privileges(ctx context.Context) error {
 	from := p.c.helperProgram()
 	sum, err := host.Digest(from)
 	if err != nil {
-		return mvm.Errorf(mvm.ErrUnavailable, "the helper cannot be read: %w", err)
+		return mvm.Errorf(mvm.ErrUnavailable, "the helper cannot be read: %w", err).WithHint("install mvm anew, with mvm-helper beside it")
 	}
 	if err := p.checkSudoers(ctx); err != nil {
 		return err

@@ -110,7 +110,7 @@ func (o *UpdateOperation) Rollback(ctx context.Context) (*UpdateResult, error) {
 func (o *UpdateOperation) program() (string, error) {
 	path, err := filepath.EvalSymlinks(o.core.cfg.Executable)
 	if err != nil {
-		return "", mvm.Errorf(mvm.ErrUnavailable, "cannot tell which file this program is: %w", err)
+		return "", mvm.Errorf(mvm.ErrUnavailable, "cannot tell which file this program is: %w", err).WithHint("run it from a file that is there, not one that was replaced or removed")
 	}
 	return path, nil
 }

@@ -44,7 +44,7 @@ func LoadKeyring(name, dir string) (*Keyring, error) {
 				return ParseKeyring(name, data)
 			}
 			if !errors.Is(err, os.ErrNotExist) {
-				return nil, mvm.Errorf(mvm.ErrUnavailable, "cannot read a key: %w", err)
+				return nil, mvm.Errorf(mvm.ErrUnavailable, "cannot read a key: %w", err).WithHint("check the owner and mode of the trusted keys")
 			}
 		}
 	}

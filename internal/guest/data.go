@@ -108,7 +108,7 @@ func (c *Client) move(ctx context.Context, cmd Cmd) (Status, error) {
 		_ = conn.Close()
 	}
 	if wErr := <-read; wErr != nil {
-		return st, mvm.Errorf(mvm.ErrUnavailable, "write the command's output: %w", wErr)
+		return st, mvm.Errorf(mvm.ErrUnavailable, "write the command's output: %w", wErr).WithHint("see whether the disk is full, or the program that reads it has ended")
 	}
 	return st, err
 }
