@@ -112,7 +112,7 @@ func (c *console) serve() {
 	}
 	c.listener = l
 	c.mu.Unlock()
-	acceptAll(l, func(conn net.Conn) { go c.view(conn) })
+	go acceptAll(l, func(conn net.Conn) { go c.view(conn) })
 }
 
 // acceptPause is the pause after a connection that could not be accepted.

@@ -46,6 +46,9 @@ func Main(args []string) int {
 		rep.Error = err.Error()
 	} else {
 		rep.Started = Started{VMM: v.id, Supervisor: proc.Self()}
+		if v.spec.ConsoleSocket != "" {
+			v.console.serve() // who hears of the VM may attach at once
+		}
 	}
 	// A spawner that died meanwhile leaves its journal to the next command.
 	_ = json.NewEncoder(out).Encode(rep)
@@ -152,13 +155,12 @@ func (v *supervised) run(relay <-chan os.Signal) int {
 		go p.out.relay()
 	}
 	if v.spec.ConsoleSocket != "" {
-		go v.console.serve()
 		go func() {
 			for sig := range relay {
 				if sig == syscall.SIGUSR1 {
 					v.console.unserve()
 				} else {
-					go v.console.serve()
+					v.console.serve()
 				}
 			}
 		}()

@@ -346,3 +346,16 @@ func TestRelayEndsAndBegins(t *testing.T) {
 		t.Error("the VMM ended")
 	}
 }
+
+// Who hears that a VM runs can attach to its console.
+func TestConsoleAtOnce(t *testing.T) {
+	for range 10 {
+		s := spec(t, "exec sleep 1000")
+		spawn(t, s)
+		conn, err := fsx.DialUnix(t.Context(), s.ConsoleSocket)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_ = conn.Close()
+	}
+}
