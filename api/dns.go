@@ -57,15 +57,20 @@ func (c *core) refreshDNS(ctx context.Context, networkID, leaving string) (start
 	return c.refreshDNSWith(ctx, networkID, leaving, nil)
 }
 
+// lockDNS waits until no other command starts, ends or asks for a DNS server's port.
+func (c *core) lockDNS(ctx context.Context) (*fsx.Lock, error) {
+	if err := os.MkdirAll(c.paths.dnsRoot(), 0o700); err != nil {
+		return nil, err
+	}
+	return fsx.LockWait(ctx, filepath.Join(c.paths.dnsRoot(), "lock"))
+}
+
 // refreshDNSWith is refreshDNS for when one VM, if not nil, is another than is stored.
 func (c *core) refreshDNSWith(ctx context.Context, networkID, leaving string, changed *mvm.VMInstanceItem) (started bool, err error) {
 	if !validID(networkID) {
 		return false, mvm.Errorf(mvm.ErrBroken, "%s is not a network's id", mvm.Quote(networkID))
 	}
-	if err := os.MkdirAll(c.paths.dnsRoot(), 0o700); err != nil {
-		return false, err
-	}
-	lock, err := fsx.LockWait(ctx, filepath.Join(c.paths.dnsRoot(), "lock"))
+	lock, err := c.lockDNS(ctx)
 	if err != nil {
 		return false, err
 	}
@@ -193,7 +198,7 @@ func (c *core) checkVMDNS(ctx context.Context, n *mvm.NetworkItem, vm *mvm.VMIns
 	if err := namesNeedDNS(n, vm.Options.Egress); err != nil {
 		return err
 	}
-	if !n.DNSEnabled || c.dns.Running(c.paths.dns(n.ID)) {
+	if !n.DNSEnabled {
 		return nil
 	}
 	server, err := c.dnsServer(n)
@@ -204,9 +209,21 @@ func (c *core) checkVMDNS(ctx context.Context, n *mvm.NetworkItem, vm *mvm.VMIns
 }
 
 // dnsPortFree refuses where a program of the host has the port. A server of ours that
-// nobody knows of is ended by whoever starts the next one.
+// nobody knows of is ended by whoever starts the next one. To ask is to listen for a
+// moment, so no other command may ask or start a server meanwhile.
 func (c *core) dnsPortFree(ctx context.Context, n *mvm.NetworkItem, server dns.Server) error {
-	err := c.dns.PortFree(ctx, server.Listen)
+	if c.dns.Running(server.Dir) {
+		return nil
+	}
+	lock, err := c.lockDNS(ctx)
+	if err != nil {
+		return err
+	}
+	defer lock.Unlock()
+	if c.dns.Running(server.Dir) {
+		return nil
+	}
+	err = c.dns.PortFree(ctx, server.Listen)
 	if err == nil {
 		return nil
 	}
@@ -266,7 +283,7 @@ func (c *core) setDNS(ctx context.Context, n *mvm.NetworkItem, on bool) error {
 	if err != nil {
 		return err
 	}
-	if on && !c.dns.Running(server.Dir) {
+	if on {
 		if err := c.dnsPortFree(ctx, n, server); err != nil {
 			return err
 		}

@@ -4,12 +4,15 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io/fs"
 	"net/netip"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -26,6 +29,17 @@ import (
 type fakeNames struct {
 	taken error // the port is
 	fail  error // starting
+	port  atomic.Bool
+}
+
+// bind has the port for a moment, as whoever asks for it or starts there does.
+func (f *fakeNames) bind() error {
+	if !f.port.CompareAndSwap(false, true) {
+		return mvm.Errorf(mvm.ErrExists, "another program of this host listens on port 53")
+	}
+	time.Sleep(time.Millisecond)
+	f.port.Store(false)
+	return nil
 }
 
 const fakeServer = "fake-server"
@@ -36,6 +50,9 @@ func (f *fakeNames) Ensure(_ context.Context, s dns.Server) (bool, error) {
 	}
 	if f.Running(s.Dir) {
 		return false, nil
+	}
+	if err := f.bind(); err != nil {
+		return false, err
 	}
 	return true, os.WriteFile(filepath.Join(s.Dir, fakeServer), []byte(s.Listen.String()+" on "+s.Device), 0o600)
 }
@@ -52,7 +69,12 @@ func (f *fakeNames) Stop(_ context.Context, _, dir string) error {
 	return nil
 }
 
-func (f *fakeNames) PortFree(context.Context, netip.AddrPort) error { return f.taken }
+func (f *fakeNames) PortFree(context.Context, netip.AddrPort) error {
+	if f.taken != nil {
+		return f.taken
+	}
+	return f.bind()
+}
 
 // zone is what the DNS server of a network knows: NAME ADDRESS, with the names that it
 // may ask for. It is nil while none runs.
@@ -384,4 +406,21 @@ func TestNetworkDenials(t *testing.T) {
 	w.root = false
 	_, err = m.Network.Denials(ctx, in)
 	refused(t, err, mvm.ErrPrivilege, "reading what was denied needs root")
+}
+
+// Several VMs at once on a network whose server does not run yet: each asks for its
+// port, and none takes another's asking for a foreign program.
+func TestNamesAtOnce(t *testing.T) {
+	w := newWorld(t)
+	m := w.open()
+	w.stock(m)
+	var wg sync.WaitGroup
+	for i := range 8 {
+		wg.Go(func() {
+			if _, err := m.VM.Create(t.Context(), VMCreateInput{Name: fmt.Sprintf("vm-%d", i)}); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	wg.Wait()
 }
