@@ -1,6 +1,7 @@
 package supervisor
 
 import (
+	"bufio"
 	"context"
 	"errors"
 	"fmt"
@@ -246,6 +247,53 @@ func TestMuxStreamsEndWithTheSession(t *testing.T) {
 			both = p[0].Revents&unix.POLLHUP != 0
 		})
 		return both
+	})
+}
+
+// A guest that goes on without its session, and of whose new beginning the host was
+// told nothing, is asked anew: the caller who met its silence is answered.
+func TestMuxGuestForgetsTheSession(t *testing.T) {
+	s := spec(t, "sleep 60")
+	s.MuxDevice, s.MuxSocket = filepath.Join(s.Dir, "port"), filepath.Join(s.Dir, "agent.sock")
+	l, err := net.Listen("unix", s.MuxDevice)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = l.Close() }()
+	gone := make(chan error, 1)
+	sessions := make(chan *yamux.Session, 4)
+	go func() {
+		conn, err := l.Accept()
+		if err != nil {
+			gone <- err
+			return
+		}
+		_, err = io.CopyN(io.Discard, conn, mux.MaxFrame) // the noise
+		text := ""
+		if err == nil {
+			text, err = bufio.NewReader(io.LimitReader(conn, int64(len("\x00MVM-SYN \n")+16))).ReadString('\n')
+		}
+		gone <- err
+		_, _ = io.WriteString(conn, strings.Replace(text, "SYN", "ACK", 1))
+		go func() { _, _ = io.Copy(io.Discard, conn) }()
+		guest(t, l, "", sessions)
+	}()
+	spawn(t, s)
+	if err := <-gone; err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "a stream", func() bool {
+		c, err := fsx.DialUnix(t.Context(), s.MuxSocket)
+		if err != nil {
+			return false
+		}
+		defer func() { _ = c.Close() }()
+		_ = mux.WriteConnect(c, 1)
+		_, err = mux.ReadOK(c)
+		if err == nil && len(sessions) == 0 {
+			t.Error("the guest that says nothing said yes")
+		}
+		return err == nil
 	})
 }
 

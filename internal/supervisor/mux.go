@@ -6,6 +6,7 @@ import (
 	"io"
 	"net"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/hashicorp/yamux"
@@ -18,6 +19,7 @@ import (
 const (
 	redial       = 100 * time.Millisecond // between tries to reach the VMM's socket
 	connectLimit = 30 * time.Second       // for the guest to answer a CONNECT: more than callers wait
+	silenceLimit = 4 * time.Second        // for a guest that says nothing at all
 	maxStreams   = 256
 )
 
@@ -29,7 +31,7 @@ func serveMux(ctx context.Context, device, socket string, used func()) {
 	if err != nil {
 		return // the guest cannot be reached; DialGuest says so
 	}
-	m := &muxer{used: used, slots: make(chan struct{}, maxStreams)}
+	m := &muxer{used: used, slots: make(chan struct{}, maxStreams), changed: make(chan struct{})}
 	go m.accept(ctx, l)
 	for ctx.Err() == nil {
 		m.hold(ctx, device)
@@ -44,9 +46,11 @@ func serveMux(ctx context.Context, device, socket string, used func()) {
 type muxer struct {
 	used  func()
 	slots chan struct{}
+	piped atomic.Int32 // callers who are connected
 
 	mu      sync.Mutex
 	session *mux.Session
+	changed chan struct{} // closed with the next session
 }
 
 // hold keeps one session until it ends.
@@ -72,8 +76,34 @@ func (m *muxer) hold(ctx context.Context, device string) {
 func (m *muxer) set(s *mux.Session) {
 	m.mu.Lock()
 	m.session = s
+	close(m.changed)
+	m.changed = make(chan struct{})
 	m.mu.Unlock()
 	m.used()
+}
+
+// now returns the session, nil if there is none.
+func (m *muxer) now() *mux.Session {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.session
+}
+
+// next waits for the session after last, until ctx ends: then it is nil.
+func (m *muxer) next(ctx context.Context, last *mux.Session) *mux.Session {
+	for ctx.Err() == nil {
+		m.mu.Lock()
+		s, changed := m.session, m.changed
+		m.mu.Unlock()
+		if s != nil && s != last {
+			return s
+		}
+		select {
+		case <-ctx.Done():
+		case <-changed:
+		}
+	}
+	return nil
 }
 
 func (m *muxer) accept(ctx context.Context, l net.Listener) {
@@ -95,43 +125,76 @@ func (m *muxer) accept(ctx context.Context, l net.Listener) {
 // connected sees its connection closed without an OK.
 func (m *muxer) serve(ctx context.Context, conn net.Conn) {
 	defer func() { _ = conn.Close() }()
+	limit, cancel := context.WithTimeout(ctx, connectLimit)
+	defer cancel()
 	_ = conn.SetDeadline(time.Now().Add(connectLimit))
 	port, err := mux.ReadConnect(conn)
 	if err != nil {
 		return
 	}
-	m.mu.Lock()
-	s := m.session
-	m.mu.Unlock()
-	if s == nil {
-		return
+	s := m.now()
+	var stream net.Conn
+	for again := true; again; {
+		if s == nil {
+			return
+		}
+		if stream, again = m.reach(limit, s, port); again {
+			s = m.next(limit, s)
+		}
 	}
-	stream, err := s.OpenStream()
-	if err != nil {
+	if stream == nil {
 		return
 	}
 	defer func() { _ = stream.Close() }()
 	stop := context.AfterFunc(ctx, func() { _ = stream.Close() })
 	defer stop()
-	asked := time.Now()
-	_ = stream.SetDeadline(asked.Add(connectLimit))
-	if mux.WriteConnect(stream, port) != nil {
-		return
-	}
-	if _, err := mux.ReadOK(stream); err != nil {
-		// A guest that was reset answers nothing: begin anew with its handshake. One
-		// that is busy says something on other streams, which must not suffer.
-		if errors.Is(err, yamux.ErrTimeout) && s.Heard().Before(asked) {
-			_ = s.Close()
-		}
-		return
-	}
-	_ = stream.SetDeadline(time.Time{})
 	if mux.WriteOK(conn, port) != nil {
 		return
 	}
 	_ = conn.SetDeadline(time.Time{})
+	m.piped.Add(1)
+	defer m.piped.Add(-1)
 	pipe(conn, stream, s)
+}
+
+// reach opens a stream to a port of the guest. It is nil where the guest did not give
+// one, and then again says that the session was ended for its silence: the guest may
+// answer on the next one.
+func (m *muxer) reach(ctx context.Context, s *mux.Session, port uint32) (stream net.Conn, again bool) {
+	stream, err := s.OpenStream()
+	if err != nil {
+		return nil, false
+	}
+	deadline, _ := ctx.Deadline()
+	_ = stream.SetDeadline(deadline)
+	stop := context.AfterFunc(ctx, func() { _ = stream.Close() })
+	defer stop()
+	// A guest that was reset, or whose agent was replaced, may answer nothing: begin
+	// anew with its handshake, which costs nothing where nobody else uses the session.
+	// One that is busy says something on other streams, which must not suffer, but
+	// that end with the longer limit where it does not.
+	asked := time.Now()
+	silent := func() bool { return s.Heard().Before(asked) }
+	var gaveUp atomic.Bool
+	alone := time.AfterFunc(silenceLimit, func() {
+		if silent() && m.piped.Load() == 0 {
+			gaveUp.Store(true)
+			_ = s.Close()
+		}
+	})
+	defer alone.Stop()
+	if err = mux.WriteConnect(stream, port); err == nil {
+		_, err = mux.ReadOK(stream)
+	}
+	if err == nil {
+		_ = stream.SetDeadline(time.Time{})
+		return stream, false
+	}
+	_ = stream.Close()
+	if errors.Is(err, yamux.ErrTimeout) && silent() {
+		_ = s.Close()
+	}
+	return nil, gaveUp.Load()
 }
 
 // pipe copies both ways until both are done. The end of one direction is passed

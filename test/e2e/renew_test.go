@@ -63,7 +63,7 @@ func TestAgentIsRenewed(t *testing.T) {
 
 	got := second.run("exec", "r", "--", "sh", "-c", "echo a; echo b >&2; exit 3")
 	if got.code != 3 || got.stdout != "a\n" || !strings.Contains(got.stderr, "renewed from v1.9.0 to v1.10.0-3-gabcdef") || !strings.HasSuffix(got.stderr, "b\n") {
-		t.Errorf("%+v", got)
+		t.Fatalf("%+v\nits console:\n%s", got, second.run("logs", "r").stdout)
 	}
 	if got := second.run("exec", "r", "hostname"); got.stdout != "r\n" || got.stderr != "" {
 		t.Errorf("again: %+v", got)
