@@ -67,6 +67,7 @@ var allowed = map[[2]string]string{
 	{"internal/vmm/qemu", "internal/supervisor"}:        "drivers start their VMM under it",
 	{"internal/vmm/firecracker", "internal/supervisor"}: "drivers start their VMM under it",
 	{"internal/rootfs", "internal/disk"}:                "it writes file systems",
+	{"internal/guest", "internal/disk"}:                 "it tells file systems apart",
 	{"internal/image", "internal/apt"}:                  "both kinds of asset come as packages",
 	{"internal/kernel", "internal/apt"}:                 "both kinds of asset come as packages",
 }

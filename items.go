@@ -35,6 +35,7 @@ type ImageItem struct {
 	UpdatedAt            string            `json:"updated_at"`
 	Distro               *string           `json:"distro"`
 	FSUUID               *string           `json:"fs_uuid"`
+	FSSubvolume          *string           `json:"fs_subvolume"` // of a btrfs, that has the root; null mounts what the file system says
 	CompressedSize       *int64            `json:"compressed_size"`
 	CompressionRatio     *float64          `json:"compression_ratio"`
 	CompressedFormat     *string           `json:"compressed_format"`

@@ -102,7 +102,7 @@ func (c *core) intake(ctx context.Context, ref image.Ref, o image.ImportOptions)
 	item := &mvm.ImageItem{
 		ID: id, Type: ref.Type, Version: ref.Version, Name: ref.String(), Arch: got.Arch, Path: c.paths.rel(got.Path), FSType: got.FSType,
 		MinimumRootfsSizeMiB: got.MinimumMiB, OriginalSize: got.SizeBytes, IsPresent: true, PulledAt: now(), CreatedAt: now(), UpdatedAt: now(),
-		Distro: optional(got.Distro), FSUUID: optional(got.UUID),
+		Distro: optional(got.Distro), FSUUID: optional(got.UUID), FSSubvolume: optional(got.Subvolume),
 	}
 	if got.PackedBytes > 0 {
 		ratio := float64(got.SizeBytes) / float64(got.PackedBytes)

@@ -222,7 +222,7 @@ func (p *vmPlan) bootConfig() (guest.BootConfig, error) {
 	}
 	cfg := guest.BootConfig{
 		Version: 1, InstanceID: it.ID, Hostname: it.Name, PowerOff: powerOff, MachineID: it.ID + it.ID, Entropy: entropy, Deblob: p.deblob,
-		Root: guest.RootConfig{Device: "/dev/vda", FSType: p.image.FSType, Grow: true},
+		Root: guest.RootConfig{Device: "/dev/vda", FSType: p.image.FSType, Flags: rootFlags(p.image), Grow: true},
 		Network: &guest.NetConfig{MAC: it.MAC, Address: it.IPv4 + "/" + strconv.Itoa(subnet.Bits()), Gateway: p.network.IPv4Gateway,
 			DNS: p.dnsServers()},
 		SSH: guest.SSHConfig{User: *it.SSHUser, AuthorizedKeys: p.keyLines, HostKey: p.identity.HostKey},
@@ -237,6 +237,14 @@ func (p *vmPlan) bootConfig() (guest.BootConfig, error) {
 		}
 	}
 	return cfg, nil
+}
+
+// rootFlags are the options that the root is mounted with.
+func rootFlags(i *mvm.ImageItem) string {
+	if i.FSSubvolume == nil {
+		return ""
+	}
+	return "subvol=" + *i.FSSubvolume
 }
 
 func (p *vmPlan) agentPort() uint32 { return p.c.agentPort(p.item) }

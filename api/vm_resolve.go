@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"github.com/mvmctl/mvm"
+	"github.com/mvmctl/mvm/internal/kernel"
 	"github.com/mvmctl/mvm/internal/network"
 	"github.com/mvmctl/mvm/internal/store"
 )
@@ -85,7 +86,22 @@ func (p *vmPlan) checkAssets() error {
 		return mvm.Errorf(mvm.ErrInvalid, "image %s is for %s, kernel %s for %s", mvm.Quote(p.image.Name), p.image.Arch, mvm.Quote(p.kernel.Name), p.kernel.Arch).
 			WithHint("choose a kernel for %s with --kernel", p.image.Arch)
 	}
-	return nil
+	return p.checkRootFS()
+}
+
+// checkRootFS refuses a kernel that is known not to mount the image's file system. Every
+// kernel mounts ext4.
+func (p *vmPlan) checkRootFS() error {
+	fsType := p.image.FSType
+	if fsType != "xfs" && fsType != "btrfs" {
+		return nil
+	}
+	can, known := kernel.Mounts(p.c.paths.abs(p.kernel.Path), p.c.paths.abs(p.kernel.ModulesPath), fsType)
+	if can || !known {
+		return nil
+	}
+	return mvm.Errorf(mvm.ErrUnsupported, "image %s is a %s, which kernel %s cannot mount", mvm.Quote(p.image.Name), fsType, mvm.Quote(p.kernel.Name)).
+		WithHint("choose another --kernel; 'mvm kernel pull debian' gets one that can, 'mvm kernel pull official --features %s' builds one", fsType)
 }
 
 // defaultOf returns the default object, or the only one there is.

@@ -33,6 +33,7 @@ type Built struct {
 	Arch           string // as uname -m says it: "x86_64"
 	FSType         string // "ext4"
 	UUID           string // of the file system
+	Subvolume      string // of a btrfs that has the root; "" where that is what is mounted without naming one
 	Distro         string // "debian 12.11"; "busybox 1.35.0" for tiny
 	SizeBytes      int64  // that a guest sees
 	AllocatedBytes int64  // on the host

@@ -212,7 +212,7 @@ func (im *importer) finish(ctx context.Context) (Built, error) {
 			return Built{}, err
 		}
 	}
-	built := Built{Arch: im.Arch, Distro: inside.distro, Version: inside.version, Warnings: im.warn, Format: im.kind.String()}
+	built := Built{Arch: im.Arch, Distro: inside.distro, Version: inside.version, Subvolume: inside.subvolume, Warnings: im.warn, Format: im.kind.String()}
 	final := im.s.path("out/" + fileFor(im.root.info.FS))
 	if err := collect(name, final); err != nil {
 		return Built{}, err

@@ -19,7 +19,6 @@ import (
 
 	"github.com/mvmctl/mvm"
 	"github.com/mvmctl/mvm/internal/disk"
-	"github.com/mvmctl/mvm/internal/run"
 )
 
 // contents is what an image says about itself.
@@ -27,6 +26,8 @@ type contents struct {
 	distro  string // "debian 12", "" where it does not say
 	version string // "12"
 	arch    string // as uname -m says it, "" where it cannot be told
+
+	subvolume string // of a btrfs, where the root is not what is mounted without naming one
 }
 
 // maxRelease bounds what is read of os-release.
@@ -45,40 +46,6 @@ func (im *importer) peek(ctx context.Context, name string) contents {
 		return im.peekBtrfs(ctx)
 	}
 	return peekFile(name, im.root.info)
-}
-
-// btrfsPaths are the files that peekBtrfs takes out, also from subvolumes called
-// as distributions call their root's. Each directory on the way has to match.
-const btrfsPaths = `^/((root|@|@rootfs)(/)?)?(usr(|/lib(|/os-release)|/bin(|/bash|/dash|/busybox))|etc(|/os-release)|bin(|/busybox))?$`
-
-// peekBtrfs has btrfs(8) take out a few files, in the box. Where it is not
-// installed nothing is told.
-func (im *importer) peekBtrfs(ctx context.Context) contents {
-	work := im.s.path("work")
-	if !im.b.root {
-		im.b.single = true
-	}
-	if im.b.check(ctx, work) != nil || im.giveToBox(im.at(rootName)) != nil {
-		return contents{}
-	}
-	if _, err := im.b.inBox(ctx, work, run.Cmd{Name: "mkdir", Args: []string{"peek"}}); err != nil {
-		return contents{}
-	}
-	if _, err := im.b.inBox(ctx, work, boxTool("btrfs", "restore", "-s", "-i", "--path-regex", btrfsPaths, rootName, "peek")); err != nil {
-		return contents{}
-	}
-	for _, dir := range []string{"", "root", "@", "@rootfs"} {
-		root, err := os.OpenRoot(work + "/peek/" + dir) // what leads out of it is refused
-		if err != nil {
-			continue
-		}
-		c := peek(func() (fs.FS, error) { return root.FS(), nil })
-		_ = root.Close()
-		if c != (contents{}) {
-			return c
-		}
-	}
-	return contents{}
 }
 
 // peekFile looks into the file system in a file, which is not mounted. The

@@ -19,16 +19,16 @@ func TestPeek(t *testing.T) {
 		tree fstest.MapFS
 		want contents
 	}{
-		"plain":            {fstest.MapFS{"usr/lib/os-release": text("ID=debian\nVERSION_ID=\"12\"\n"), "usr/bin/dash": {Data: imagetest.ELF(62)}}, contents{"debian 12", "12", "x86_64"}},
-		"links":            {fstest.MapFS{"etc/os-release": link("../usr/lib/release"), "usr/lib/release": text("ID=alpine\nVERSION_ID=3.20\n"), "bin": link("usr/bin"), "usr/bin/sh": link("/bin/ash"), "usr/bin/ash": {Data: imagetest.ELF(183)}}, contents{"alpine 3.20", "3.20", "aarch64"}},
-		"rolling":          {fstest.MapFS{"etc/os-release": text("ID=arch\n")}, contents{"arch", "", ""}},
+		"plain":            {fstest.MapFS{"usr/lib/os-release": text("ID=debian\nVERSION_ID=\"12\"\n"), "usr/bin/dash": {Data: imagetest.ELF(62)}}, contents{"debian 12", "12", "x86_64", ""}},
+		"links":            {fstest.MapFS{"etc/os-release": link("../usr/lib/release"), "usr/lib/release": text("ID=alpine\nVERSION_ID=3.20\n"), "bin": link("usr/bin"), "usr/bin/sh": link("/bin/ash"), "usr/bin/ash": {Data: imagetest.ELF(183)}}, contents{"alpine 3.20", "3.20", "aarch64", ""}},
+		"rolling":          {fstest.MapFS{"etc/os-release": text("ID=arch\n")}, contents{"arch", "", "", ""}},
 		"a loop":           {fstest.MapFS{"etc/os-release": link("os-release"), "bin/sh": link("sh")}, contents{}},
-		"up and away":      {fstest.MapFS{"etc/os-release": link("../../../../../../etc/passwd"), "etc/passwd": text("ID=inside\n")}, contents{"inside", "", ""}},
+		"up and away":      {fstest.MapFS{"etc/os-release": link("../../../../../../etc/passwd"), "etc/passwd": text("ID=inside\n")}, contents{"inside", "", "", ""}},
 		"a directory":      {fstest.MapFS{"usr/lib/os-release/x": text("ID=no")}, contents{}},
-		"control letters":  {fstest.MapFS{"etc/os-release": text("ID=\"a\x1b[31mb\"\n")}, contents{"a[31mb", "", ""}},
+		"control letters":  {fstest.MapFS{"etc/os-release": text("ID=\"a\x1b[31mb\"\n")}, contents{"a[31mb", "", "", ""}},
 		"no program":       {fstest.MapFS{"bin/sh": text("#!/bin/true")}, contents{}},
 		"nothing":          {fstest.MapFS{}, contents{}},
-		"an odd processor": {fstest.MapFS{"bin/sh": {Data: imagetest.ELF(8)}}, contents{"", "", "machine 8"}},
+		"an odd processor": {fstest.MapFS{"bin/sh": {Data: imagetest.ELF(8)}}, contents{"", "", "machine 8", ""}},
 	} {
 		if got := peek(func() (fs.FS, error) { return c.tree, nil }); got != c.want {
 			t.Errorf("%s: %+v", name, got)

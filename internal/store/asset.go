@@ -10,11 +10,13 @@ var images = table[mvm.ImageItem]{
 	name: "images", noun: "image", soft: true,
 	cols: []string{"id", "type", "version", "name", "arch", "path", "fs_type", "minimum_rootfs_size_mib", "original_size", "is_default",
 		"is_present", "pulled_at", "created_at", "updated_at", "distro", "fs_uuid", "compressed_size", "compression_ratio",
-		"compressed_format", "deleted_at", "source", "digest", "verification", "signed_by", "container"},
+		"compressed_format", "deleted_at", "source", "digest", "verification", "signed_by", "container",
+		"fs_subvolume"},
 	fields: func(i *mvm.ImageItem) []any {
 		return []any{&i.ID, &i.Type, &i.Version, &i.Name, &i.Arch, &i.Path, &i.FSType, &i.MinimumRootfsSizeMiB, &i.OriginalSize, &i.IsDefault,
 			&i.IsPresent, &i.PulledAt, &i.CreatedAt, &i.UpdatedAt, &i.Distro, &i.FSUUID, &i.CompressedSize, &i.CompressionRatio,
-			&i.CompressedFormat, &i.DeletedAt, &i.Source, &i.Digest, &i.Verification, &i.SignedBy, asJSON{&i.Container}}
+			&i.CompressedFormat, &i.DeletedAt, &i.Source, &i.Digest, &i.Verification, &i.SignedBy, asJSON{&i.Container},
+			&i.FSSubvolume}
 	},
 	stamp: func(i *mvm.ImageItem) []*string { return []*string{&i.CreatedAt, &i.UpdatedAt} },
 	unique: map[string]taken{

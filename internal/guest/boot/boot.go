@@ -93,19 +93,16 @@ func prepare(con console, cfg *guest.BootConfig, ph *phases) (agentConfig *os.Fi
 	if err := waitDevice(cfg.Root.Device, deviceWait); err != nil {
 		return nil, err
 	}
-	if err := mountRoot(cfg.Root); err != nil {
+	root, err := openRoot(cfg.Root, cfg.Container != nil)
+	if err != nil {
 		return nil, err
 	}
+	defer func() { _ = root.Close() }()
 	ph.done("mount root")
 	if cfg.Root.Grow {
 		report("grow the root file system", Grow(newRoot, cfg.Root.Device))
 	}
 	ph.done("grow")
-	root, err := OpenRootfs(newRoot)
-	if err != nil {
-		return nil, err
-	}
-	defer func() { _ = root.Close() }()
 	if cfg.Container == nil && !hasInit(root, cfg.Root.Init) {
 		return nil, noInit(cfg.Root)
 	}

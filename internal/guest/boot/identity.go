@@ -29,6 +29,9 @@ func FirstBoot(r *Rootfs, cfg *guest.BootConfig) error {
 	step("host keys", writeHostKeys(r, cfg))
 	step("resolv.conf", writeResolv(r, cfg.Network))
 	step("authorized keys", authorize(r, cfg))
+	if cfg.Container == nil { // nobody reads a container's
+		step("fstab", adaptFstab(r, cfg.Root.Device))
+	}
 	if err := errors.Join(errs...); err != nil {
 		return err
 	}

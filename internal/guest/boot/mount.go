@@ -66,10 +66,10 @@ func blockDevices(dir string) string {
 }
 
 // mountRoot mounts the device, with the file system that the image is said to
-// have first.
-func mountRoot(cfg guest.RootConfig) error {
+// have first, and returns which it has.
+func mountRoot(cfg guest.RootConfig) (fsType string, err error) {
 	if err := os.MkdirAll(newRoot, 0o755); err != nil {
-		return err
+		return "", err
 	}
 	flags, data := mountFlags(cfg.Flags)
 	var tried []string
@@ -79,11 +79,11 @@ func mountRoot(cfg guest.RootConfig) error {
 			err = unix.Mount(cfg.Device, newRoot, fs, flags|unix.MS_RDONLY, data)
 		}
 		if err == nil {
-			return nil
+			return fs, nil
 		}
 		tried = append(tried, fmt.Sprintf("%s: %v", fs, err))
 	}
-	return fmt.Errorf("mount %s: %s", cfg.Device, strings.Join(tried, ", "))
+	return "", fmt.Errorf("mount %s: %s", cfg.Device, strings.Join(tried, ", "))
 }
 
 func fsTypes(first string) []string {

@@ -8,6 +8,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -100,6 +101,46 @@ func (m Maker) FS(kind, tree string) string {
 		m.Run("", "mkfs.btrfs", "-q", "-M", "--rootdir", tree, img)
 	case "squashfs":
 		m.Run("", "gensquashfs", "-q", "--pack-dir", tree, img)
+	}
+	return img
+}
+
+// layouts are where Root puts the tree: $1 is the tree, $2 where the file system is
+// mounted.
+var layouts = map[string]string{
+	"xfs":    `cp -a "$1/." "$2"`,
+	"btrfs":  `cp -a "$1/." "$2"`,
+	"fedora": `for s in home root var; do btrfs -q subvolume create "$2/$s"; done; cp -a "$1/." "$2/root"`,
+	"opensuse": `btrfs -q subvolume create "$2/@"; btrfs -q subvolume create "$2/@/.snapshots"; mkdir "$2/@/.snapshots/1"
+		btrfs -q subvolume create "$2/@/.snapshots/1/snapshot"; cp -a "$1/." "$2/@/.snapshots/1/snapshot"; btrfs subvolume set-default "$2/@/.snapshots/1/snapshot"`,
+}
+
+// Root makes a file system of a size in MiB with the whole tree in it: an xfs, a btrfs,
+// or a btrfs that has it in a subvolume only. "fedora" has that beside others, "opensuse"
+// has a snapshot that is mounted without naming it. The test is skipped where no loop
+// device can be mounted.
+func (m Maker) Root(layout, tree string, mib int64) string {
+	m.T.Helper()
+	img, at := m.Path(layout+"-root.img"), m.Path(layout+"-mount")
+	m.Sparse(img, mib<<20)
+	if layout == "xfs" {
+		m.Run("", "mkfs.xfs", "-q", img)
+	} else {
+		m.Run("", "mkfs.btrfs", "-q", "-M", img)
+	}
+	if err := os.Mkdir(at, 0o700); err != nil {
+		m.T.Fatal(err)
+	}
+	// In mounts of its own, which end with it.
+	const noLoop = 99
+	script := `mount -o loop "$3" "$2" || exit ` + strconv.Itoa(noLoop) + "\n" + layouts[layout] + "\n" + `umount "$2"`
+	_, err := (&run.Host{}).Run(m.T.Context(), run.Cmd{Name: "unshare", Args: []string{"--mount", "sh", "-euc", script, "sh", tree, at, img}})
+	var exit *run.ExitError
+	if errors.As(err, &exit) && exit.Code == noLoop {
+		m.T.Skipf("needs loop devices and the file system in the kernel: %v", err)
+	}
+	if err != nil {
+		m.T.Fatal(err)
 	}
 	return img
 }

@@ -1,0 +1,57 @@
+package e2e
+
+import (
+	"encoding/json"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/mvmctl/mvm/internal/image/imagetest"
+)
+
+// TestRootFileSystemsBoot boots roots that are no ext4, with a stock kernel, which has
+// these file systems as modules: as Rocky and Fedora have them in their images. They are
+// grown to their disks, and what they would mount of disks that they were cut out of
+// is not waited for.
+func TestRootFileSystemsBoot(t *testing.T) {
+	imagetest.Require(t)
+	m := newMachine(t)
+	var images []struct {
+		Type string `json:"type"`
+		Path string `json:"path"`
+	}
+	if err := json.Unmarshal([]byte(m.must("image", "ls", "--type", "tiny", "--json")), &images); err != nil || len(images) != 1 {
+		t.Fatal(images, err)
+	}
+	mk := imagetest.New(t)
+	tree := mk.Path("tree")
+	mk.Run("", "mkdir", tree)
+	mk.Run("", "debugfs", "-R", "rdump / "+tree, filepath.Join(m.cache, images[0].Path))
+	mk.Run("UUID=0-1 / btrfs subvol=root 0 0\nUUID=0-2 /boot ext4 defaults 1 2\n", "tee", tree+"/etc/fstab")
+	for layout, want := range map[string]struct{ mount, subvolume string }{
+		"xfs":    {" / xfs ", ""},
+		"fedora": {"subvol=/root ", "root"},
+	} {
+		t.Run(layout, func(t *testing.T) {
+			m, mk := *m, imagetest.Maker{T: t, Dir: mk.Dir}
+			m.t = t
+			m.must("image", "import", layout, mk.Disk("gpt", mk.Root(layout, tree, 320)))
+			var seen struct {
+				Image struct {
+					Subvolume string `json:"fs_subvolume"`
+				} `json:"image"`
+			}
+			if err := json.Unmarshal([]byte(m.must("image", "inspect", layout, "--json")), &seen); err != nil || seen.Image.Subvolume != want.subvolume {
+				t.Errorf("inspect shows %+v, %v", seen, err)
+			}
+			m.must("vm", "create", layout, "--image", layout, "--mem", "256", "--disk-size", "640M", "--wait")
+			got := m.must("exec", layout, "--", "sh", "-c", "cat /etc/fstab; grep ' / ' /proc/mounts; df -m / | tail -1 | awk '{print $2}'")
+			lines := strings.Split(strings.TrimSpace(got), "\n")
+			if len(lines) < 4 || lines[0] != "/dev/vda / btrfs subvol=root 0 0" || !strings.HasPrefix(lines[1], "# mvm: not a disk of this VM: UUID=0-2") ||
+				!strings.Contains(got, want.mount) || lines[len(lines)-1] < "500" {
+				t.Errorf("the guest has %s", got)
+			}
+			m.must("vm", "rm", "--force", layout)
+		})
+	}
+}
