@@ -216,7 +216,7 @@ func (p *hostPlan) bootUnit(context.Context) error {
 	}
 	unit := madeByInit + `[Unit]
 Description=Networks of mvm, and the VMs that start with the host
-After=local-fs.target network-pre.target nftables.service firewalld.service
+After=local-fs.target network-pre.target nftables.service firewalld.service ufw.service docker.service
 Wants=network-pre.target
 
 [Service]

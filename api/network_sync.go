@@ -12,7 +12,7 @@ import (
 )
 
 // NetworkSynced is how the rules of a network and its VMs in the kernel differed from
-// those wanted, and what was done about it.
+// those wanted, at the places of other programs too, and what was done about it.
 type NetworkSynced struct {
 	Added   int          `json:"added"`   // rules that were missing
 	Removed int          `json:"removed"` // rules among ours that are not ours to have
@@ -115,6 +115,9 @@ func (s *syncing) network(ctx context.Context) error {
 		return err
 	}
 	s.count(network.Diff(network.Rules(s.spec), seen.Rules))
+	for _, p := range seen.Passages {
+		s.done.Added, s.done.Removed, s.done.Kept = s.done.Added+p.Added, s.done.Removed+p.Removed, s.done.Kept+p.Kept
+	}
 	if seen.Right {
 		return nil
 	}

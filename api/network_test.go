@@ -283,21 +283,26 @@ func TestNetworkSync(t *testing.T) {
 	rules := len(network.Rules(networkSpec(mustGet(t, m, "lab"))))
 	before := w.networks()
 	for _, tc := range []struct {
-		name                 string
-		damage               func()
-		added, kept, changes int
+		name                          string
+		damage                        func()
+		added, removed, kept, changes int
 	}{
-		{"nothing", func() {}, 0, rules, 0},
-		{"rules flushed", func() { w.net.FlushTable("mvm-lab") }, rules, 0, 1},
-		{"bridge removed", func() { w.net.DelLink("mvm-lab") }, 0, rules, 4}, // and the tap is put on it again
-		{"bridge down", func() { w.net.SetDown("mvm-lab") }, 0, rules, 1},
+		{"nothing", func() {}, 0, 0, rules, 0},
+		{"rules flushed", func() { w.net.FlushTable("mvm-lab") }, rules, 0, 0, 1},
+		{"bridge removed", func() { w.net.DelLink("mvm-lab") }, 0, 0, rules, 4}, // and the tap is put on it again
+		{"bridge down", func() { w.net.SetDown("mvm-lab") }, 0, 0, rules, 1},
+		{"another program began anew", func() {
+			w.net.Passages = []network.Passage{{Program: "Docker", Place: "iptables chain DOCKER-USER", Ours: true, Added: 2, Kept: 1}}
+		}, 2, 0, rules + 1, 1},
+		{"and lets everything through", func() {}, 0, 0, rules + 3, 0},
+		{"another program has what is not wanted", func() { w.net.Passages[0].Open, w.net.Passages[0].Removed = false, 4 }, 0, 4, rules + 3, 1},
 	} {
 		tc.damage()
 		done, err := m.Network.Sync(ctx, netSel("lab"))
 		if err != nil {
 			t.Fatal(err)
 		}
-		if got := done["lab"]; got.Added != tc.added || got.Removed != 0 || got.Kept != tc.kept || len(got.Changes) != tc.changes {
+		if got := done["lab"]; got.Added != tc.added || got.Removed != tc.removed || got.Kept != tc.kept || len(got.Changes) != tc.changes {
 			t.Errorf("%s: %+v", tc.name, got)
 		}
 		if diff := cmp.Diff(before, w.networks()); diff != "" {
@@ -308,6 +313,7 @@ func TestNetworkSync(t *testing.T) {
 			t.Errorf("%s: taps are %+v, %v", tc.name, taps, err)
 		}
 	}
+	w.net.Passages = nil
 	w.makeNetwork(m, NetworkCreateInput{Name: "other"})
 	if done, err := m.Network.Sync(ctx, NetworkInput{}); err != nil || len(done) != 2 {
 		t.Errorf("all: %+v, %v", done, err)

@@ -14,9 +14,9 @@ func newNetworkInspect(a *app) *cobra.Command {
 		Use:   "inspect NETWORK...",
 		Short: "Show all about networks",
 		Long: `Show networks with their leases, and the firewall rules of the network and its VMs
-as they are in the kernel. Where another program, such as Docker or ufw, drops what
-it does not know, it says whether guests get through, and by rules in which of its
-chains. With --json one network gives an object, several give an array.`,
+as they are in the kernel. Where another program, such as Docker, ufw or firewalld,
+drops what it does not know, it says whether guests get through, and by which of its
+chains or zones. With --json one network gives an object, several give an array.`,
 		Example:           "  mvm network inspect default --json",
 		Args:              needs(1, -1, "a network"),
 		ValidArgsFunction: a.completeNetworks(0),

@@ -18,7 +18,8 @@ func newNetworkSync(a *app) *cobra.Command {
 		Short: "Mend networks in the kernel",
 		Long: `Compare networks with what stands in the kernel, and mend what differs: bridges,
 addresses, firewall rules and the devices of VMs that run. Without a name this is
-done for all networks. Rules of other programs are left alone.`,
+done for all networks. Rules of other programs are left alone; ours among them, in
+the chains of Docker or ufw or a zone of firewalld, are counted and mended as well.`,
 		Example:           "  mvm network sync\n  mvm network sync default --json",
 		Args:              needs(0, -1, ""),
 		ValidArgsFunction: a.completeNetworks(0),

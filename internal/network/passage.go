@@ -14,6 +14,10 @@ type Passage struct {
 	Place   string // where its users put rules of their own, or what drops
 	Open    bool   // what the network needs is accepted there
 	Ours    bool   // we can put rules there; else it is the user's to do
+
+	// Of the rules there, or an interface's place in a zone, how many EnsureNetwork
+	// would add, remove and keep.
+	Added, Removed, Kept int
 }
 
 // passageType begins the last part of the comments of rules that open a passage.

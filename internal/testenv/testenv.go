@@ -54,6 +54,7 @@ var needs = map[string]func() string{
 	"nft":        program("nft", "nftables"),
 	"ip":         program("ip", "iproute2"),
 	"sudo":       program("sudo", "sudo"),
+	"firewalld":  all(program("firewalld", "firewalld"), program("dbus-daemon", "dbus-daemon")),
 	"rpm":        program("rpm", "rpm"),
 	"sfdisk":     program("sfdisk", "fdisk"),
 	"xfsprogs":   program("mkfs.xfs", "xfsprogs"),

@@ -77,6 +77,7 @@ func noCloudGroup(n network.NoCloudSpec) group {
 type filters struct {
 	*firewall
 	all map[network.Backend]backend
+	bus string // where firewalld is asked
 }
 
 func (k *Kernel) openFilters() (*filters, error) {
@@ -84,7 +85,8 @@ func (k *Kernel) openFilters() (*filters, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &filters{fw, map[network.Backend]backend{network.NFTables: nft{fw}, network.IPTables: iptables{fw: fw, run: k.run}}}, nil
+	all := map[network.Backend]backend{network.NFTables: nft{fw}, network.IPTables: iptables{fw: fw, run: k.run}}
+	return &filters{fw, all, k.bus}, nil
 }
 
 // in returns a backend, which is nftables where none is named.

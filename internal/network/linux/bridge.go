@@ -248,7 +248,7 @@ func (k *Kernel) RemoveNetwork(ctx context.Context, spec network.Spec) error {
 		return err
 	}
 	defer fw.close()
-	if err := k.removePassages(ctx, fw, spec.NetworkID); err != nil {
+	if err := k.removePassages(ctx, fw, spec); err != nil {
 		return err
 	}
 	return fw.remove(ctx, networkGroup(spec))
@@ -298,7 +298,7 @@ func (k *Kernel) Observe(ctx context.Context, spec network.Spec) (network.Observ
 	o.Rules = rules.rules
 	o.Right = o.Active() && rules.right && (o.Forwarding || !spec.ForwardsNeeded()) &&
 		(!spec.Loopback || routesLocalnet(spec.Bridge))
-	if o.Passages, err = fw.passages(spec); err != nil {
+	if o.Passages, err = fw.passages(ctx, spec); err != nil {
 		return o, err
 	}
 	o.Right = o.Right && !slices.ContainsFunc(o.Passages, func(p network.Passage) bool { return p.Ours && !p.Open })

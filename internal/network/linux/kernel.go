@@ -19,7 +19,8 @@
 //
 // A DROP policy in a table of somebody else (Docker's FORWARD chain) cannot be
 // overruled from ours: an accept here only ends our own table. What is needed there
-// goes to the place that the other program provides, see ensurePassages.
+// goes to the place that the other program provides, see ensurePassages. Where that is a
+// zone of firewalld's, it is asked on the system bus.
 package linux
 
 import (
@@ -41,12 +42,15 @@ import (
 
 // Kernel implements network.Kernel for the network namespace of the thread that
 // calls it. It holds nothing open between calls.
-type Kernel struct{ run run.Runner }
+type Kernel struct {
+	run run.Runner
+	bus string // the address of the system bus
+}
 
 var _ network.Kernel = (*Kernel)(nil)
 
 // New returns a Kernel. It touches nothing.
-func New() *Kernel { return &Kernel{run: &run.Host{}} }
+func New() *Kernel { return &Kernel{run: &run.Host{}, bus: systemBus} }
 
 // session is one call's netlink socket.
 type session struct {

@@ -42,11 +42,14 @@ type dropper struct {
 	place   string // the chain to put rules into
 	flavour string // of iptables
 	tags    []string
+
+	firewalld bool // it has zones and no chain for others
 }
 
 // droppers finds what stops the guests of a network that our rules let through.
-func (f *filters) droppers(s network.Spec) ([]dropper, error) {
+func (f *filters) droppers(ctx context.Context, s network.Spec) ([]dropper, error) {
 	var found []dropper
+	var firewalld *nftables.Chain
 	ip, err := f.ipChains()
 	if err != nil {
 		return nil, err
@@ -61,16 +64,27 @@ func (f *filters) droppers(s network.Spec) ([]dropper, error) {
 			if c.Hooknum == nil || chain == "" || strings.HasPrefix(c.Name, chainPrefix) || len(network.PassageRules(s, chain)) == 0 {
 				continue
 			}
+			if ofFirewalld(c.Table) {
+				firewalld = c
+				continue
+			}
 			d, err := f.dropper(c, chain, chains)
 			if err != nil {
 				return nil, err
 			}
 			if d != nil {
+				d.look(s)
 				found = append(found, *d)
 			}
 		}
 	}
+	if firewalld != nil {
+		found = append(found, *f.firewalldDropper(ctx, s, firewalld))
+	}
 	legacy, err := legacyDroppers()
+	for i := range legacy {
+		legacy[i].look(s)
+	}
 	return append(found, legacy...), err
 }
 
@@ -86,7 +100,7 @@ func hookOf(c *nftables.Chain) nftables.ChainHook {
 func (f *filters) dropper(c *nftables.Chain, chain string, all []*nftables.Chain) (*dropper, error) {
 	drops := c.Policy != nil && *c.Policy == nftables.ChainPolicyDrop
 	ofIPTables := c.Table.Family == nftables.TableFamilyIPv4 && c.Table.Name == "filter" && c.Name == builtin[chain]
-	if ofIPTables && !drops {
+	if !drops {
 		rules, err := f.GetRules(c.Table, c)
 		if err != nil {
 			return nil, explain(err, "read nftables chain %s", c.Name)
@@ -200,10 +214,11 @@ func (d dropper) wanted(s network.Spec) [][]string {
 	return lines
 }
 
-// open says whether just the rules that a network needs are at their place.
-func (d dropper) open(s network.Spec) bool {
-	if !d.Ours {
-		return false
+// look sets what is to be added, removed and kept of a network's rules at a place, and
+// whether they are right.
+func (d *dropper) look(s network.Spec) {
+	if !d.Ours || d.firewalld {
+		return // it was said when it was found
 	}
 	var want, got []string
 	for _, args := range d.wanted(s) {
@@ -219,20 +234,25 @@ func (d dropper) open(s network.Spec) bool {
 			got = append(got, t)
 		}
 	}
-	if d.flavour == "-legacy" { // which chain a rule is in was not told
-		return !slices.ContainsFunc(want, func(w string) bool { return !slices.Contains(d.tags, w) })
+	for _, w := range want {
+		if i := slices.Index(got, w); i >= 0 {
+			d.Kept++
+			got = slices.Delete(got, i, i+1)
+		} else {
+			d.Added++
+		}
 	}
-	slices.Sort(want)
-	slices.Sort(got)
-	return slices.Equal(want, got)
+	if d.flavour != "-legacy" { // there, which chain a rule is in was not told
+		d.Removed = len(got)
+	}
+	d.Open = d.Added == 0 && d.Removed == 0
 }
 
 // passages tells what stops a network's guests, and what lets them through.
-func (f *filters) passages(s network.Spec) ([]network.Passage, error) {
-	found, err := f.droppers(s)
+func (f *filters) passages(ctx context.Context, s network.Spec) ([]network.Passage, error) {
+	found, err := f.droppers(ctx, s)
 	var all []network.Passage
 	for _, d := range found {
-		d.Open = d.open(s)
 		all = append(all, d.Passage)
 	}
 	return all, err
@@ -241,18 +261,27 @@ func (f *filters) passages(s network.Spec) ([]network.Passage, error) {
 // ensurePassages puts the rules that a network needs at the places of other programs.
 // Where that cannot be done, Observe tells; nothing fails.
 func (k *Kernel) ensurePassages(ctx context.Context, f *filters, s network.Spec) ([]network.Change, error) {
-	found, err := f.droppers(s)
+	found, err := f.droppers(ctx, s)
 	if err != nil {
 		return nil, err
 	}
 	var changes []network.Change
+	for _, d := range found {
+		if !d.firewalld || !d.Ours || d.Open {
+			continue
+		}
+		if err := f.trustBridge(ctx, s); err != nil {
+			return changes, err
+		}
+		changes = append(changes, network.Change{What: d.Place, New: s.Bridge})
+	}
 	for _, flavour := range []string{"-nft", "-legacy"} {
 		want := map[string][][]string{}
 		var wrong []dropper
 		for _, d := range found {
 			if d.flavour == flavour && d.Ours {
 				want[d.place] = append(want[d.place], d.wanted(s)...)
-				if !d.open(s) {
+				if !d.Open {
 					wrong = append(wrong, d)
 				}
 			}
@@ -273,8 +302,11 @@ func (k *Kernel) ensurePassages(ctx context.Context, f *filters, s network.Spec)
 }
 
 // removePassages removes what ensurePassages put anywhere for a network.
-func (k *Kernel) removePassages(ctx context.Context, f *filters, id string) error {
-	tag := network.PassageTag(id)
+func (k *Kernel) removePassages(ctx context.Context, f *filters, s network.Spec) error {
+	if err := f.distrustBridge(ctx, s.Bridge); err != nil {
+		return err
+	}
+	tag := network.PassageTag(s.NetworkID)
 	for _, flavour := range []string{"-nft", "-legacy"} {
 		there, err := f.hasPassage(flavour, tag)
 		if err != nil || !there {

@@ -114,7 +114,7 @@ func wantPassages(t *testing.T, h *nettest.RealHost, s network.Spec, places []st
 	var got []string
 	for _, p := range o.Passages {
 		got = append(got, strings.TrimPrefix(p.Place, "iptables chain "))
-		if p.Open != open || !p.Ours {
+		if p.Open != open || !p.Ours || p.Removed != 0 || (p.Added == 0) != open || (p.Kept > 0) != open {
 			t.Errorf("passage %+v, want it open: %v", p, open)
 		}
 	}
@@ -126,8 +126,17 @@ func wantPassages(t *testing.T, h *nettest.RealHost, s network.Spec, places []st
 
 // Rules of nftables that drop are their owner's to change; we say so.
 func TestPassageThroughNFTables(t *testing.T) {
+	for name, chain := range map[string]string{
+		"policy":    "add chain inet site forward { type filter hook forward priority 0; policy drop; }",
+		"last rule": "add chain inet site forward { type filter hook forward priority 0; }; add rule inet site forward ct state established accept; add rule inet site forward counter reject",
+	} {
+		t.Run(name, func(t *testing.T) { passageThroughNFTables(t, chain) })
+	}
+}
+
+func passageThroughNFTables(t *testing.T, chain string) {
 	onBackends(t, func(t *testing.T, h *nettest.RealHost) {
-		h.Run("nft", "add table inet site; add chain inet site forward { type filter hook forward priority 0; policy drop; }")
+		h.Run("nft", "add table inet site; "+chain)
 		red := nettest.SpecOf("red", "172.27.0.0/24")
 		before := h.Run("nft", "list", "table", "inet", "site")
 		mustEnsure(t, h, red)

@@ -25,7 +25,7 @@ type Fake struct {
 	Routes    []network.Route
 	Addresses []network.Address
 
-	// Passages are what other programs have in the way of guests.
+	// Passages are what other programs have in the way of the guests of every network.
 	Passages []network.Passage
 
 	// File, if set, holds the host instead of memory: all Fakes with that file,
@@ -153,6 +153,11 @@ func (f *Fake) EnsureNetwork(ctx context.Context, s network.Spec) ([]network.Cha
 	step(s.ForwardsNeeded() && !f.forwarding, "forwarding", network.Change{What: network.ForwardingSysctl, Old: "0", New: "1"}, func() { f.forwarding = true })
 	step(s.Loopback && !l.localnet, "loopback "+s.Bridge, network.Change{What: "sysctl net.ipv4.conf." + s.Bridge + ".route_localnet", Old: "0", New: "1"},
 		func() { l.localnet = true })
+	for i := range f.Passages {
+		p := &f.Passages[i]
+		step(p.Ours && !p.Open, "passage "+p.Place, network.Change{What: "way through the rules of " + p.Program + " by " + p.Place, New: "open"},
+			func() { p.Open, p.Added, p.Removed, p.Kept = true, 0, 0, p.Kept+p.Added })
+	}
 	return changes, err
 }
 
@@ -211,13 +216,13 @@ func (f *Fake) Observe(ctx context.Context, s network.Spec) (network.Observed, e
 		}
 		o.Exists, o.Up, o.Gateway = true, l.up, l.addr == netip.PrefixFrom(s.Gateway, s.Subnet.Bits())
 	}
-	o.Forwarding, o.Passages = f.forwarding, f.Passages
+	o.Forwarding, o.Passages = f.forwarding, slices.Clone(f.Passages)
 	if t := f.tables[s.Bridge]; t != nil && t.owner == network.Tag(s.NetworkID) {
 		if t.backend == s.Backend.OrDefault() {
 			o.Rules = slices.Clone(t.rules)
 		}
 		o.Right = o.Active() && t.has(network.Rules(s), s.Backend) && (f.forwarding || !s.ForwardsNeeded()) &&
-			(!s.Loopback || f.links[s.Bridge].localnet)
+			(!s.Loopback || f.links[s.Bridge].localnet) && !slices.ContainsFunc(f.Passages, func(p network.Passage) bool { return p.Ours && !p.Open })
 	}
 	return o, nil
 }
