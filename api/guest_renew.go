@@ -18,7 +18,10 @@ import (
 const renewedName = "agent.renewed"
 
 // renewedLimit is how long an agent may take to come back as another one.
-const renewedLimit = 30 * time.Second
+const renewedLimit = time.Minute
+
+// renewedPause is how long an agent that is still there is left alone.
+const renewedPause = 50 * time.Millisecond
 
 // renewAgent replaces an agent that is older than we are, unless something else runs
 // in the guest, and returns the connection to go on with. Where it does not work the
@@ -57,6 +60,10 @@ func (c *core) renewAgent(ctx context.Context, vm *mvm.VMInstanceItem, client *g
 			return next, nil
 		}
 		_ = next.Close() // the old one, in its last moments
+		select {
+		case <-back.Done():
+		case <-time.After(renewedPause):
+		}
 	}
 }
 

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/hashicorp/yamux"
+	"golang.org/x/sys/unix"
 
 	"github.com/mvmctl/mvm/internal/fsx"
 	"github.com/mvmctl/mvm/internal/guest/mux"
@@ -46,7 +47,7 @@ func serveMux(ctx context.Context, device, socket string, used func()) {
 type muxer struct {
 	used  func()
 	slots chan struct{}
-	piped atomic.Int32 // callers who are connected
+	piped atomic.Int32 // callers who are connected, and have not gone
 
 	mu      sync.Mutex
 	session *mux.Session
@@ -176,13 +177,25 @@ func (m *muxer) reach(ctx context.Context, s *mux.Session, port uint32) (stream 
 	asked := time.Now()
 	silent := func() bool { return s.Heard().Before(asked) }
 	var gaveUp atomic.Bool
-	alone := time.AfterFunc(silenceLimit, func() {
-		if silent() && m.piped.Load() == 0 {
-			gaveUp.Store(true)
-			_ = s.Close()
+	answered := make(chan struct{})
+	defer close(answered)
+	go func() {
+		for t := time.NewTicker(silenceLimit); ; {
+			select {
+			case <-answered:
+			case <-t.C:
+				if silent() && m.piped.Load() > 0 {
+					continue
+				}
+				if silent() {
+					gaveUp.Store(true)
+					_ = s.Close()
+				}
+			}
+			t.Stop()
+			return
 		}
-	})
-	defer alone.Stop()
+	}()
 	if err = mux.WriteConnect(stream, port); err == nil {
 		_, err = mux.ReadOK(stream)
 	}
@@ -204,6 +217,9 @@ func pipe(conn, stream net.Conn, s *mux.Session) {
 	done := make(chan struct{})
 	go func() {
 		_, _ = io.CopyBuffer(struct{ io.Writer }{stream}, struct{ io.Reader }{conn}, make([]byte, mux.MaxFrame))
+		if hungUp(conn) { // a guest that stands still would hold what nobody waits for
+			_ = stream.SetReadDeadline(time.Now())
+		}
 		_ = stream.Close()
 		close(done)
 	}()
@@ -214,4 +230,22 @@ func pipe(conn, stream net.Conn, s *mux.Session) {
 		_ = c.CloseWrite()
 	}
 	<-done
+}
+
+// hungUp says whether the peer closed both directions.
+func hungUp(conn net.Conn) bool {
+	c, ok := conn.(*net.UnixConn)
+	if !ok {
+		return false
+	}
+	raw, err := c.SyscallConn()
+	if err != nil {
+		return false
+	}
+	p := []unix.PollFd{{}}
+	err = raw.Control(func(fd uintptr) {
+		p[0].Fd = int32(fd) //nolint:gosec // a descriptor
+		_, err = unix.Poll(p, 0)
+	})
+	return err == nil && p[0].Revents&unix.POLLHUP != 0
 }

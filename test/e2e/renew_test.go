@@ -32,10 +32,16 @@ func (m *machine) agentVersion(vm string) string {
 			Agent string `json:"agent"`
 		} `json:"guest"`
 	}
-	if err := json.Unmarshal([]byte(m.must("vm", "inspect", vm, "--json")), &got); err != nil || got.Guest == nil {
-		m.t.Fatalf("inspect: %v, %+v", err, got)
+	for range 10 { // inspect does not wait for a guest that is slow
+		if err := json.Unmarshal([]byte(m.must("vm", "inspect", vm, "--json")), &got); err != nil {
+			m.t.Fatal(err)
+		}
+		if got.Guest != nil {
+			return got.Guest.Agent
+		}
 	}
-	return got.Guest.Agent
+	m.t.Fatalf("inspect says nothing of the guest of %s", vm)
+	return ""
 }
 
 // TestAgentIsRenewed has an older mvm make a VM and a newer one use it.

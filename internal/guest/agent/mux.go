@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"os"
 	"strings"
 	"time"
 
@@ -135,11 +136,11 @@ func isHex(s string) bool { return strings.Trim(s, "0123456789abcdef") == "" }
 // reader and leaves the device open.
 type muxConn struct {
 	io.Reader
-	*port
+	io.Writer
+	f *os.File
 }
 
-func (m muxConn) Read(b []byte) (int, error) { return m.Reader.Read(b) }
-func (m muxConn) Close() error               { return m.f.SetDeadline(time.Now()) }
+func (m muxConn) Close() error { return m.f.SetDeadline(time.Now()) }
 
 func (s *Server) serveSession(ctx context.Context, p *port, first []byte) error {
 	if err := p.f.SetDeadline(time.Time{}); err != nil {
@@ -150,10 +151,13 @@ func (s *Server) serveSession(ctx context.Context, p *port, first []byte) error 
 	cfg.EnableKeepAlive = false // a paused VM does not answer, and is not dead
 	cfg.AcceptBacklog = maxConns
 	cfg.ConnectionWriteTimeout = time.Minute
-	sess, err := yamux.Server(muxConn{io.MultiReader(bytes.NewReader(first), p), p}, cfg)
+	frames := &framer{Writer: p}
+	sess, err := yamux.Server(muxConn{io.MultiReader(bytes.NewReader(first), p), frames, p.f}, cfg)
 	if err != nil {
 		return err
 	}
+	s.frames.Store(frames)
+	defer s.frames.Store(nil)
 	stop := context.AfterFunc(ctx, func() { _ = sess.Close() })
 	defer stop()
 	for {

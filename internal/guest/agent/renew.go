@@ -18,8 +18,8 @@ import (
 const (
 	successor   = guest.AgentPath + ".new"
 	maxProgram  = 64 << 20
-	replyFirst  = 100 * time.Millisecond // for the last words to reach the host
-	leaveLimit  = 3 * time.Second        // for the asking connection to end
+	replyFirst  = 100 * time.Millisecond // for an answer to reach the host
+	leaveLimit  = 3 * time.Second        // for a frame to be written
 	checkOption = "check"                // the argument with which the program only starts and ends
 )
 
@@ -71,12 +71,10 @@ func (s *Server) renew(n wire.Renew) error {
 	}
 	go func() {
 		defer s.guard("renew")
-		// Between two writes of one frame the successor's first word would be taken
-		// for the rest of it: whoever asked hangs up first.
-		for until := time.Now().Add(leaveLimit); len(s.conns) > 0 && time.Now().Before(until); {
-			time.Sleep(replyFirst / 10)
-		}
 		time.Sleep(replyFirst)
+		if f := s.frames.Load(); f != nil {
+			f.stop(leaveLimit)
+		}
 		argv := []string{"mvm-agent", "serve", "--config", guest.AgentConfig}
 		s.logf("renewing to %s", n.Version)
 		s.logf("renewing failed: %v", syscall.Exec(guest.AgentPath, argv, os.Environ()))

@@ -35,6 +35,7 @@ type Server struct {
 	conns    chan struct{}
 	sessions chan struct{}
 	data     dataStreams
+	frames   atomic.Pointer[framer] // of the session on a serial port, nil if there is none
 
 	mu      sync.Mutex
 	running map[*process]struct{}
