@@ -23,7 +23,7 @@ import (
 const insideVariable = "MVM_TEST_INSIDE"
 
 // inside runs a test in a process of its own, with a network and a file system of its
-// own: /etc is a copy, /usr/local, /run, /root and /home are empty, and the built mvm
+// own: /etc is a copy without what 'mvm host init' has put there, /usr/local, /run, /root and /home are empty, and the built mvm
 // is installed. It returns false to the process that only started it. Nothing that
 // the test does to its /etc reaches the machine's.
 func inside(t *testing.T) bool {
@@ -62,6 +62,7 @@ func furnish(t *testing.T) {
 	}
 	check(unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""))
 	shell(t, "cp", "-a", "/etc", dir+"/etc")
+	check(withoutMVM(dir + "/etc"))
 	for name, mode := range map[string]fs.FileMode{"local/bin": 0o755, "local/lib": 0o755, "run/systemd/system": 0o755, "root": 0o700, "home": 0o755, "net": 0o755} {
 		check(os.MkdirAll(filepath.Join(dir, name), mode))
 	}
@@ -79,6 +80,85 @@ func furnish(t *testing.T) {
 	}
 	t.Setenv("HOME", "/root")
 	t.Setenv("PATH", "/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin")
+}
+
+// madeByInit are the files that 'mvm host init' makes in /etc.
+var madeByInit = []string{
+	"sudoers.d/mvm", "sysctl.d/99-mvm.conf", "modules-load.d/mvm.conf", "systemd/system/mvm.service", "systemd/system/multi-user.target.wants/mvm.service",
+}
+
+// withoutMVM takes what 'mvm host init' has made out of a copy of /etc: the machine that
+// runs the tests may be one that mvm is used on.
+func withoutMVM(etc string) error {
+	for _, name := range madeByInit {
+		if err := os.Remove(filepath.Join(etc, name)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+	}
+	for _, name := range []string{"group", "gshadow"} {
+		path := filepath.Join(etc, name)
+		data, err := os.ReadFile(path)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		var kept strings.Builder
+		for line := range strings.Lines(string(data)) {
+			if !strings.HasPrefix(line, "mvm:") {
+				kept.WriteString(line)
+			}
+		}
+		if err := os.WriteFile(path, []byte(kept.String()), 0o600); err != nil { // which keeps the mode it has
+			return err
+		}
+	}
+	return nil
+}
+
+// A machine that mvm was set up on is one that it was not, for the tests inside.
+func TestInsideWithoutMVM(t *testing.T) {
+	etc := t.TempDir()
+	write := func(name, data string) {
+		t.Helper()
+		path := filepath.Join(etc, name)
+		if err := errors.Join(os.MkdirAll(filepath.Dir(path), 0o755), os.WriteFile(path, []byte(data), 0o640)); err != nil { //nolint:gosec // read by this test
+			t.Fatal(err)
+		}
+	}
+	const others = "root:x:0:\nmvmother:x:998:\nnogroup:x:65534:\n"
+	for _, name := range madeByInit[:4] {
+		write(name, "x")
+		write(filepath.Join(filepath.Dir(name), "theirs"), "x")
+	}
+	wants := filepath.Join(etc, madeByInit[4])
+	if err := errors.Join(os.MkdirAll(filepath.Dir(wants), 0o755), os.Symlink("/etc/systemd/system/mvm.service", wants)); err != nil { //nolint:gosec // read by this test
+		t.Fatal(err)
+	}
+	write("group", strings.Replace(others, "nogroup", "mvm:x:999:alice\nnogroup", 1))
+	for range 2 { // the second time there is nothing to take out, and no gshadow either time
+		if err := withoutMVM(etc); err != nil {
+			t.Fatal(err)
+		}
+	}
+	var left []string
+	err := filepath.WalkDir(etc, func(path string, d fs.DirEntry, err error) error {
+		if err == nil && !d.IsDir() {
+			left = append(left, strings.TrimPrefix(path, etc+"/"))
+		}
+		return err
+	})
+	if want := []string{"group", "modules-load.d/theirs", "sudoers.d/theirs", "sysctl.d/theirs", "systemd/system/theirs"}; err != nil || !slices.Equal(left, want) {
+		t.Errorf("left are %q, want %q, %v", left, want, err)
+	}
+	group := filepath.Join(etc, "group")
+	if data, err := os.ReadFile(group); err != nil || string(data) != others {
+		t.Errorf("group is %q, %v", data, err)
+	}
+	if info, err := os.Stat(group); err != nil || info.Mode() != 0o640 {
+		t.Errorf("group is %v, %v", info.Mode(), err)
+	}
 }
 
 // shell runs a tool, which has to succeed, and returns what it printed.
