@@ -145,7 +145,12 @@ func (p *vmPlan) checkPort(inv *inventory) error {
 		return mvm.Errorf(mvm.ErrInvalid, "the NoCloud port %d is outside of %d to %d", port, first, last).
 			WithHint("choose another, or change nocloud_port_range_start and nocloud_port_range_end in defaults.cloudinit")
 	}
-	for _, vm := range inv.vms {
+	return portOfVM(port, inv.vms)
+}
+
+// portOfVM refuses a port that a VM has.
+func portOfVM(port int, vms []*mvm.VMInstanceItem) error {
+	for _, vm := range vms {
 		if vm.NocloudNetPort != nil && *vm.NocloudNetPort == port {
 			return mvm.Errorf(mvm.ErrExists, "the NoCloud port %d is used by VM %s", port, mvm.Quote(vm.Name)).
 				WithHint("choose another with --nocloud-net-port, or leave it out to get a free one")
@@ -173,23 +178,23 @@ func (p *vmPlan) reservePort(ctx context.Context, tx *store.Tx) error {
 	free := func(port int) error {
 		return cloudinit.PortFree(ctx, netip.AddrPortFrom(gateway, uint16(port))) //nolint:gosec // a port
 	}
-	if port := p.cloudInit.port; port > 0 {
-		it.NocloudNetPort = &port
-		return free(port) // that no other VM has it the database sees to
-	}
 	vms, err := tx.ListVMs(ctx)
 	if err != nil {
 		return err
 	}
-	taken := map[int]bool{}
-	for _, vm := range vms {
-		if vm.NocloudNetPort != nil && vm.ID != it.ID {
-			taken[*vm.NocloudNetPort] = true
+	vms = slices.DeleteFunc(vms, func(vm *mvm.VMInstanceItem) bool { return vm.ID == it.ID })
+	// Whether a port is free is seen by listening there for a moment: never on one that
+	// another VM has, whose server may be about to.
+	if port := p.cloudInit.port; port > 0 {
+		it.NocloudNetPort = &port
+		if err := portOfVM(port, vms); err != nil {
+			return err
 		}
+		return free(port)
 	}
 	first, last := p.portRange()
 	for port := first; port <= last; port++ {
-		if !taken[port] && free(port) == nil {
+		if portOfVM(port, vms) == nil && free(port) == nil {
 			it.NocloudNetPort = &port
 			return nil
 		}

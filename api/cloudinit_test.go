@@ -20,6 +20,7 @@ import (
 	"github.com/mvmctl/mvm"
 	"github.com/mvmctl/mvm/internal/cloudinit"
 	"github.com/mvmctl/mvm/internal/proc"
+	"github.com/mvmctl/mvm/internal/store"
 )
 
 // userData writes a file of user data.
@@ -281,6 +282,9 @@ func TestNocloudServers(t *testing.T) {
 	refused(t, err, mvm.ErrExists, strconv.Itoa(first+1)+" is used by another program")
 	_, err = create("b", first)
 	refused(t, err, mvm.ErrExists, strconv.Itoa(first)+` is used by VM "a"`)
+	late := &vmPlan{c: m.core, item: &mvm.VMInstanceItem{ID: "late", CloudInitMode: mvm.CloudInitNet}, network: mustGet(t, m, "default")}
+	late.cloudInit.port = first // free, as far as it saw before a was reserved
+	refused(t, m.core.st.Tx(ctx, func(tx *store.Tx) error { return late.reservePort(ctx, tx) }), mvm.ErrExists, strconv.Itoa(first)+` is used by VM "a"`)
 	b, err2 := create("b", 0)
 	if err := errors.Join(err1, err2); err != nil {
 		t.Fatal(err)

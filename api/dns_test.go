@@ -21,7 +21,10 @@ import (
 	"github.com/mvmctl/mvm"
 	"github.com/mvmctl/mvm/internal/dns"
 	"github.com/mvmctl/mvm/internal/network"
+	"github.com/mvmctl/mvm/internal/network/linux"
+	"github.com/mvmctl/mvm/internal/network/nettest"
 	"github.com/mvmctl/mvm/internal/proc"
+	"github.com/mvmctl/mvm/internal/testenv"
 	"github.com/mvmctl/mvm/internal/vmm"
 )
 
@@ -299,14 +302,7 @@ func TestEgressIsKept(t *testing.T) {
 	list := []string{"*.a.org", "10.0.0.0/8"}
 	held := func(what, name string, want []string) {
 		t.Helper()
-		vm := mustVM(t, m, name)
-		n := must(m.core.st.GetNetwork(ctx, vm.NetworkID))(t)
-		spec := must(tapSpec(vm, n))(t)
-		wanted := network.EgressRules(network.TapSpec{VMID: vm.ID, VMName: vm.Name, NetworkID: n.ID, Bridge: n.Bridge, IP: spec.IP, Egress: egressOf(&mvm.VMInstanceItem{Options: mvm.VMOptions{Egress: want}})})
-		o := must(w.net.ObserveTap(ctx, spec))(t)
-		if diff := cmp.Diff(wanted, o.Rules); diff != "" || !o.Right {
-			t.Errorf("%s, right %v:\n%s", what, o.Right, diff)
-		}
+		wantEgress(t, m, what, mustVM(t, m, name), want)
 		if got := mustInspect(t, m, name).Networking.Egress; got != mvm.EgressText(want) {
 			t.Errorf("%s: inspect says %q", what, got)
 		}
@@ -361,6 +357,79 @@ func TestEgressIsKept(t *testing.T) {
 	refused(t, err, mvm.ErrUnsupported, "IPv6")
 	_, err = m.VM.Create(ctx, VMCreateInput{Name: "bad", DNSServer: "nope"})
 	refused(t, err, mvm.ErrInvalid, "nope")
+}
+
+// wantEgress looks at what the kernel lets a VM reach.
+func wantEgress(t *testing.T, m *Client, what string, vm *mvm.VMInstanceItem, want []string) {
+	t.Helper()
+	n := must(m.core.st.GetNetwork(t.Context(), vm.NetworkID))(t)
+	spec := must(tapSpec(vm, n))(t)
+	wanted := network.EgressRules(network.TapSpec{VMID: vm.ID, VMName: vm.Name, NetworkID: n.ID, Bridge: n.Bridge, IP: spec.IP, Egress: egressOf(&mvm.VMInstanceItem{Options: mvm.VMOptions{Egress: want}})})
+	o := must(m.core.net.ObserveTap(t.Context(), spec))(t)
+	if diff := cmp.Diff(wanted, o.Rules); diff != "" || !o.Right {
+		t.Errorf("%s, right %v:\n%s", what, o.Right, diff)
+	}
+}
+
+// starting tells of each VM that is about to run.
+type starting struct {
+	*liveDriver
+	each func(vmm.Launch)
+}
+
+func (d *starting) Start(ctx context.Context, l vmm.Launch) (vmm.Machine, error) {
+	d.each(l)
+	return d.liveDriver.Start(ctx, l)
+}
+
+// Each VM that is restored at once with others may reach what the first one could, and
+// nothing else, from before its first instruction on.
+func TestRestoreHoldsEgress(t *testing.T) {
+	for _, kernel := range []string{"fake", "real"} {
+		t.Run(kernel, func(t *testing.T) {
+			w := newWorld(t)
+			m := w.open()
+			if kernel == "real" {
+				testenv.Require(t, "root", "netns", "nft", "ip")
+				m.core.net = network.With(nettest.NewHost(t, linux.New()), m.core.firewallBackend)
+			}
+			w.stock(m)
+			ctx := t.Context()
+			list := []string{"*.a.org", "10.0.0.0/8"}
+			if _, err := m.VM.Create(ctx, VMCreateInput{Name: "few", Egress: list}); err != nil {
+				t.Fatal(err)
+			}
+			(&testGuest{}).serve(w, m)
+			if _, err := m.Snapshot.Create(ctx, SnapshotCreateInput{VM: "few", Name: "warm"}); err != nil {
+				t.Fatal(err)
+			}
+			var mu sync.Mutex
+			var seen []string
+			driver := &starting{w.driver, func(l vmm.Launch) {
+				mu.Lock()
+				defer mu.Unlock()
+				vm := must(m.core.st.GetVM(ctx, l.ID))(t)
+				wantEgress(t, m, "before "+vm.Name+" runs", vm, list)
+				seen = append(seen, vm.Name)
+			}}
+			m.core.qemu = func() vmm.Driver { return driver }
+			two := 2
+			res, err := m.Snapshot.Restore(ctx, SnapshotRestoreInput{Snapshot: "warm", Name: "copy", Count: &two, Resume: true})
+			if err != nil {
+				t.Fatal(err)
+			}
+			slices.Sort(seen)
+			if !slices.Equal(seen, []string{"copy-1", "copy-2"}) {
+				t.Errorf("started were %q", seen)
+			}
+			for _, vm := range res.VMs {
+				wantEgress(t, m, vm.Name+" runs", vm, list)
+			}
+			if _, err := m.VM.Remove(ctx, VMInput{Identifiers: []string{"few", "copy-1", "copy-2"}, Force: true}); err != nil {
+				t.Error(err)
+			}
+		})
+	}
 }
 
 func mustInspect(t *testing.T, m *Client, name string) *VMInspect {

@@ -3,6 +3,8 @@ package api
 import (
 	"net/netip"
 	"slices"
+	"strconv"
+	"sync"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -171,5 +173,48 @@ func TestSyncMendsRulesOfVMs(t *testing.T) {
 	w.wantRules(m, "web", network.RulePublish, 2)
 	if done, err := m.Network.Sync(ctx, NetworkInput{}); err != nil || len(done["default"].Changes) != 0 {
 		t.Errorf("again: %+v, %v", done["default"], err)
+	}
+}
+
+// Of several VMs that want one port of the host at once, one gets it, whichever
+// processes ask, and the others leave nothing.
+func TestOnePortAtOnce(t *testing.T) {
+	w := newWorld(t)
+	m := w.open()
+	w.stock(m)
+	port := int(freePorts(t, 1))
+	w.set(m, "defaults.cloudinit", "nocloud_port_range_start", strconv.Itoa(port))
+	w.set(m, "defaults.cloudinit", "nocloud_port_range_end", strconv.Itoa(port))
+	for name, in := range map[string]VMCreateInput{
+		"published": {Publish: []string{"8080:80"}},
+		"nocloud":   {NoAgent: true, CloudInitMode: mvm.CloudInitNet, NocloudNetPort: &port},
+	} {
+		const n = 6
+		errs := make([]error, n)
+		var wg sync.WaitGroup
+		for i := range n {
+			one, process := in, w.open()
+			one.Name = name + "-" + strconv.Itoa(i)
+			wg.Go(func() { _, errs[i] = process.VM.Create(t.Context(), one) })
+		}
+		wg.Wait()
+		won := ""
+		for i, err := range errs {
+			if err != nil {
+				refused(t, err, mvm.ErrExists, "is used by VM")
+				continue
+			}
+			if won != "" {
+				t.Errorf("%s: both %s and %d got it", name, won, i)
+			}
+			won = name + "-" + strconv.Itoa(i)
+		}
+		vms, err := m.VM.ListAll(t.Context())
+		if err != nil || len(vms) != 1 || vms[0].Name != won {
+			t.Fatalf("%s: %q won, there are %d VMs, %v", name, won, len(vms), err)
+		}
+		if _, err := m.VM.Remove(t.Context(), VMInput{Identifiers: []string{won}, Force: true}); err != nil {
+			t.Fatal(err)
+		}
 	}
 }
