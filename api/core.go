@@ -31,6 +31,7 @@ type core struct {
 	// The machine; tests put another in its place.
 	net            network.Kernel
 	owned          func(context.Context) ([]network.Owned, error) // the devices of ours on this host
+	taken          func(context.Context) ([]network.Taken, error) // the ports of this host that lead to VMs, whosever they are
 	qemu           func() vmm.Driver
 	firecracker    func(binary string) vmm.Driver
 	isRoot         func() bool
@@ -71,7 +72,7 @@ func newCore(cfg Config) (*core, error) {
 	if !c.isRoot() {
 		c.net = helper.NewClient(linux.New(), c.runner, os.Geteuid())
 	}
-	c.owned = linux.New().Owned
+	c.owned, c.taken = linux.New().Owned, linux.New().Taken
 	c.net = network.With(c.net, c.firewallBackend)
 	c.qemu, c.firecracker, c.startRestarter = c.realQEMU, c.realFirecracker, c.spawnRestarter
 	c.endProcesses = supervisor.End

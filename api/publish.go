@@ -82,10 +82,7 @@ func (in VMCreateInput) validatePublish() error {
 		if err != nil {
 			return err
 		}
-		same := func(q network.Publish) bool {
-			return q.Protocol == p.Protocol && q.HostPort == p.HostPort && (q.HostAddr == p.HostAddr || !q.HostAddr.IsValid() || !p.HostAddr.IsValid())
-		}
-		if slices.ContainsFunc(seen, same) {
+		if slices.ContainsFunc(seen, p.Overlaps) {
 			return mvm.Errorf(mvm.ErrInvalid, "%s port %d of the host is published twice", p.Protocol, p.HostPort).WithHint("leave one out")
 		}
 		seen = append(seen, p)
@@ -125,6 +122,32 @@ func (c *core) checkPorts(ctx context.Context, vm *mvm.VMInstanceItem) error {
 		if err := c.listens(p); err != nil {
 			return err
 		}
+	}
+	return c.checkOthersPorts(ctx, ports)
+}
+
+// checkOthersPorts refuses ports that lead to VMs of others: those of our own are in
+// the store. For members of the group the helper does so.
+func (c *core) checkOthersPorts(ctx context.Context, ports []network.Publish) error {
+	if !c.isRoot() {
+		return nil
+	}
+	taken, err := c.taken(ctx)
+	if err != nil {
+		return err
+	}
+	for _, t := range taken {
+		i := slices.IndexFunc(ports, t.Overlaps)
+		if i < 0 {
+			continue
+		}
+		if _, err := c.st.GetVM(ctx, t.VMID); err == nil {
+			continue
+		} else if mvm.KindOf(err) != mvm.ErrNotFound {
+			return err
+		}
+		return mvm.Errorf(mvm.ErrExists, "%s port %d of the host leads to another user's VM", ports[i].Protocol, ports[i].HostPort).
+			WithHint("publish another port; 'nft list ruleset' has the rule, with the VM's id %s", t.VMID)
 	}
 	return nil
 }

@@ -176,6 +176,35 @@ func TestSyncMendsRulesOfVMs(t *testing.T) {
 	}
 }
 
+// A port that leads to a VM of somebody else, whose database is not ours, is refused.
+func TestPortOfAnotherUser(t *testing.T) {
+	w := newWorld(t)
+	m := w.open()
+	w.stock(m)
+	ctx := t.Context()
+	others := network.TapSpec{
+		Name: "mvm-t-other", VMID: "0123456789abcdef", Bridge: "mvm-other", NetworkID: "n", IP: netip.MustParseAddr("172.30.0.2"), MAC: []byte{2, 0, 0, 0, 0, 1},
+		Publish: []network.Publish{{Protocol: "tcp", HostAddr: netip.MustParseAddr("127.0.0.1"), HostPort: 8080, GuestPort: 80}},
+	}
+	if _, err := w.net.EnsureNetwork(ctx, network.Spec{NetworkID: "n", Name: "other", Bridge: "mvm-other", Subnet: netip.MustParsePrefix("172.30.0.0/24"), Gateway: netip.MustParseAddr("172.30.0.1")}); err != nil {
+		t.Fatal(err)
+	}
+	if err := w.net.AddTap(ctx, others); err != nil {
+		t.Fatal(err)
+	}
+	before := w.state()
+	_, err := m.VM.Create(ctx, VMCreateInput{Name: "web", Publish: []string{"8080:80"}})
+	refused(t, err, mvm.ErrExists, "tcp port 8080 of the host leads to another user's VM")
+	if diff := cmp.Diff(before, w.state()); diff != "" {
+		t.Errorf("a refusal left something:\n%s", diff)
+	}
+	for _, port := range []string{"8080:80/udp", "8081:80"} {
+		if _, err := m.VM.Create(ctx, VMCreateInput{Name: "web-" + port[:4], Publish: []string{port}}); err != nil {
+			t.Errorf("%s: %v", port, err)
+		}
+	}
+}
+
 // Of several VMs that want one port of the host at once, one gets it, whichever
 // processes ask, and the others leave nothing.
 func TestOnePortAtOnce(t *testing.T) {

@@ -56,7 +56,7 @@ func (w *world) open() *Client {
 	}
 	c := m.core
 	c.net, c.isRoot = network.With(w.net, c.firewallBackend), func() bool { return w.root }
-	c.owned = w.net.Owned
+	c.owned, c.taken = w.net.Owned, w.net.Taken
 	c.access = func(what string) error {
 		return &mvm.NeedsInteraction{What: what + " needs root", Command: []string{"sudo", "mvm", "host", "init"}}
 	}

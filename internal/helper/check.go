@@ -231,7 +231,7 @@ func (s *Server) ports(ctx context.Context, t network.TapSpec, owned []network.O
 			return refuse("%s is no address of this host to publish on", p.HostAddr)
 		}
 		for _, other := range taken {
-			if other.VMID != t.VMID && overlap(p, other.Publish) {
+			if other.VMID != t.VMID && other.Overlaps(p) {
 				return mvm.Errorf(mvm.ErrExists, "%s port %d of the host leads to another VM", p.Protocol, p.HostPort).WithHint("publish another port")
 			}
 		}
@@ -247,10 +247,6 @@ func hostHas(addr netip.Addr, owned []network.Owned, addrs []network.Address) bo
 	return slices.ContainsFunc(addrs, func(a network.Address) bool {
 		return a.Prefix.Addr() == addr && !slices.ContainsFunc(owned, func(o network.Owned) bool { return o.Name == a.Interface })
 	})
-}
-
-func overlap(a, b network.Publish) bool {
-	return a.Protocol == b.Protocol && a.HostPort == b.HostPort && (!a.HostAddr.IsValid() || !b.HostAddr.IsValid() || a.HostAddr == b.HostAddr)
 }
 
 // noCloud checks what a server of cloud-init's is about.

@@ -42,6 +42,11 @@ type Publish struct {
 	GuestPort int
 }
 
+// Overlaps says whether two ports of the host are one, on some address at least.
+func (p Publish) Overlaps(q Publish) bool {
+	return p.Protocol == q.Protocol && p.HostPort == q.HostPort && (!p.HostAddr.IsValid() || !q.HostAddr.IsValid() || p.HostAddr == q.HostAddr)
+}
+
 // Validate says what a spec lacks, as mvm.ErrInvalid.
 func (t TapSpec) Validate() error {
 	why := ""
