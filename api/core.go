@@ -10,6 +10,7 @@ import (
 	"github.com/mvmctl/mvm/internal/cloudinit"
 	"github.com/mvmctl/mvm/internal/helper"
 	"github.com/mvmctl/mvm/internal/host"
+	"github.com/mvmctl/mvm/internal/image"
 	"github.com/mvmctl/mvm/internal/network"
 	"github.com/mvmctl/mvm/internal/network/linux"
 	"github.com/mvmctl/mvm/internal/op"
@@ -115,6 +116,7 @@ func (c *core) open(ctx context.Context) (*store.Store, error) {
 		return nil, err
 	}
 	c.sweep(ctx, st)
+	_ = image.Sweep(ctx, c.runner, c.paths.images()) // if not, the next command
 	c.mendDNS(ctx)
 	return st, nil
 }

@@ -71,15 +71,12 @@ func (c *core) importImage(ctx context.Context, in ImageImportInput, progress mv
 		Path: in.SourcePath, Format: firstOf(in.Format, set.str("defaults.image", "import_format")), Arch: arch, Partition: in.Partition,
 		Disabled: in.DisabledDetectors, SkipOptimization: in.SkipOptimization, Progress: progress,
 	}
-	source, release, err := c.importSource(ctx, st, in.SourcePath, &opts)
+	source, err := c.importSource(ctx, st, in.SourcePath, &opts)
 	if err != nil {
 		return nil, err
 	}
 	item, err := c.intake(ctx, ref, opts)
-	if err := errors.Join(err, release()); err != nil {
-		if item != nil {
-			err = errors.Join(err, c.removeAsset(c.paths.images(), filepath.Dir(c.paths.abs(item.Path))))
-		}
+	if err != nil {
 		return nil, err
 	}
 	item.Name = in.Name
@@ -134,63 +131,42 @@ func validateImageVersion(v string) error {
 	return mvm.Errorf(mvm.ErrInvalid, "%s is no version", mvm.Quote(v)).WithHint("use up to 64 letters, digits, dots and hyphens")
 }
 
-// importSource says which file is to be read: the one named, or where there is none
-// of that name, the disk of the VM. release ends what was done to the VM.
-func (c *core) importSource(ctx context.Context, st *store.Store, name string, o *image.ImportOptions) (source string, release func() error, err error) {
-	nothing := func() error { return nil }
+// importSource has o read the file that is named, or where there is none of that name,
+// a copy of the VM's disk. source is what it is called.
+func (c *core) importSource(ctx context.Context, st *store.Store, name string, o *image.ImportOptions) (source string, err error) {
 	if name == "" {
-		return "", nothing, mvm.Errorf(mvm.ErrInvalid, "there is nothing named to import").WithHint("name a file or a VM")
+		return "", mvm.Errorf(mvm.ErrInvalid, "there is nothing named to import").WithHint("name a file or a VM")
 	}
 	if _, err := os.Stat(name); err == nil || strings.ContainsRune(name, '/') {
-		abs, err := filepath.Abs(name)
-		return abs, nothing, err
+		return filepath.Abs(name)
 	} else if !errors.Is(err, fs.ErrNotExist) {
-		return "", nothing, mvm.Errorf(mvm.ErrUnavailable, "%s cannot be read: %w", name, err).WithHint("check the path")
+		return "", mvm.Errorf(mvm.ErrUnavailable, "%s cannot be read: %w", name, err).WithHint("check the path")
 	}
 	vms, err := st.ListVMs(ctx)
 	if err != nil {
-		return "", nothing, err
+		return "", err
 	}
 	vm, err := pick("VM", name, "see 'mvm vm ls'", vmCandidates(vms))
 	if errors.Is(err, mvm.ErrNotFound) {
-		return "", nothing, mvm.Errorf(mvm.ErrNotFound, "there is neither a file nor a VM %s", mvm.Quote(name)).WithHint("check the path, and see 'mvm vm ls'")
+		return "", mvm.Errorf(mvm.ErrNotFound, "there is neither a file nor a VM %s", mvm.Quote(name)).WithHint("check the path, and see 'mvm vm ls'")
 	}
 	if err != nil {
-		return "", nothing, err
+		return "", err
 	}
-	release, err = c.copyOfDisk(ctx, vm, o)
-	return "VM " + vm.Name, release, err
+	o.Format = disk.Raw
+	o.Make = func(ctx context.Context, dir string) (string, error) { return c.copyOfDisk(ctx, vm, dir) }
+	return "VM " + vm.Name, nil
 }
 
-// copyOfDisk makes a raw copy of a VM's root disk as it is at one moment, for which
-// a guest that runs is quiesced, and has o read that.
-func (c *core) copyOfDisk(ctx context.Context, vm *mvm.VMInstanceItem, o *image.ImportOptions) (release func() error, err error) {
-	if err := os.MkdirAll(c.paths.temp, 0o700); err != nil {
-		return nil, err
+// copyOfDisk makes a raw copy of a VM's root disk in a directory, as it is at one
+// moment, for which a guest that runs is quiesced.
+func (c *core) copyOfDisk(ctx context.Context, vm *mvm.VMInstanceItem, dir string) (string, error) {
+	format, clone := diskFormat(vm.RootfsSuffix), filepath.Join(dir, "clone")
+	if err := c.cloneStill(ctx, vm, format, clone); err != nil || format != disk.Qcow2 {
+		return clone, err
 	}
-	dir, err := os.MkdirTemp(c.paths.temp, "import-")
-	if err != nil {
-		return nil, err
-	}
-	release = func() error { return os.RemoveAll(dir) }
-	defer func() {
-		if err != nil {
-			err = errors.Join(err, release())
-		}
-	}()
-	format := diskFormat(vm.RootfsSuffix)
-	clone := filepath.Join(dir, "disk")
-	if err := c.cloneStill(ctx, vm, format, clone); err != nil {
-		return nil, err
-	}
-	o.Path, o.Format = clone, disk.Raw
-	if format == disk.Qcow2 {
-		o.Path = filepath.Join(dir, "raw")
-		if err := disk.Flatten(ctx, c.runner, clone, c.paths.cache, o.Path); err != nil {
-			return nil, err
-		}
-	}
-	return release, nil
+	raw := filepath.Join(dir, "raw")
+	return raw, disk.Flatten(ctx, c.runner, clone, c.paths.cache, raw)
 }
 
 // cloneStill copies a VM's root disk while nobody writes to it: nobody starts a VM

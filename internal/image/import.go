@@ -27,6 +27,9 @@ type ImportOptions struct {
 	SkipOptimization bool     // keep its size and what the machine that it was made on has left in it
 	MaxBytes         int64    // that it may unpack to; 0 is MaxBytes
 	Progress         mvm.ProgressFunc
+
+	// Make makes the file, in place of Path, in a directory that goes whatever happens.
+	Make func(ctx context.Context, dir string) (path string, err error)
 }
 
 // MaxBytes is the most that an image may unpack to, as a disk or as a stream, where
@@ -54,13 +57,24 @@ func Import(ctx context.Context, o ImportOptions) (Built, error) {
 	if err != nil {
 		return Built{}, err
 	}
-	src, err := openSource(o.Path)
-	if err != nil {
-		return Built{}, err
+	if o.Make == nil { // told before anything is made
+		src, err := openSource(o.Path)
+		if err != nil {
+			return Built{}, err
+		}
+		_ = src.Close()
 	}
-	defer func() { _ = src.Close() }()
 	return inStage(ctx, o.Runner, o.Dest, 0, func(b builder, s *stage) (Built, error) {
-		im := &importer{ImportOptions: o, b: b, s: s, src: src}
+		im := &importer{ImportOptions: o, b: b, s: s}
+		if o.Make != nil {
+			if im.Path, err = o.Make(ctx, s.dir); err != nil {
+				return Built{}, err
+			}
+		}
+		if im.src, err = openSource(im.Path); err != nil {
+			return Built{}, err
+		}
+		defer func() { _ = im.src.Close() }()
 		if err := im.identify(wanted); err != nil {
 			return Built{}, err
 		}

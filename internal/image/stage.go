@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/mvmctl/mvm"
@@ -40,7 +41,7 @@ func newStage(ctx context.Context, b builder, dest string) (*stage, error) {
 		return nil, err
 	}
 	// Under one lock, so that nobody clears a stage between its making and its locking.
-	door, err := fsx.LockWait(ctx, filepath.Join(parent, ".build.lock"))
+	door, err := fsx.LockWait(ctx, filepath.Join(parent, doorName))
 	if err != nil {
 		return nil, err
 	}
@@ -58,6 +59,25 @@ func newStage(ctx context.Context, b builder, dest string) (*stage, error) {
 	}
 	return &stage{dir: dir, dest: dest, lock: lock}, nil
 }
+
+// Sweep removes what makers of images left in a directory of images when they were
+// killed. Those at work are left alone.
+func Sweep(ctx context.Context, r run.Runner, dir string) error {
+	left, err := filepath.Glob(filepath.Join(dir, stagePrefix+"*"))
+	left = slices.DeleteFunc(left, func(name string) bool { return strings.HasSuffix(name, ".lock") })
+	if err != nil || len(left) == 0 {
+		return err
+	}
+	door, err := fsx.LockWait(ctx, filepath.Join(dir, doorName))
+	if err != nil {
+		return err
+	}
+	defer door.Unlock()
+	return clearStages(ctx, newBuilder(r), dir)
+}
+
+// doorName is the lock that is held while stages are made and cleared.
+const doorName = ".build.lock"
 
 // clearStages removes the stages in parent that nobody holds.
 func clearStages(ctx context.Context, b builder, parent string) error {
