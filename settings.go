@@ -56,6 +56,7 @@ var settings = []Setting{
 	{"defaults.image", "import_format", "string", "auto", "format of imported images"},
 	{"defaults.image", "remote_list_limit", "int", "5", "versions listed per type"},
 	{"defaults.image", "remote_list_cache_ttl", "int", "3600", "seconds a version listing is kept"},
+	{"defaults.image", "warm_in", "string", "disk", "where image warm has images ready for raw disks: on disk, or also in tmpfs, where reading them waits for no disk"},
 	{"defaults.kernel", "version", "string", "6.19.9", "official kernel"},
 	{"defaults.kernel", "build_jobs", "int", "0", "build jobs; 0 means one per CPU"},
 	{"defaults.kernel", "remote_list_limit", "int", "5", "versions listed"},

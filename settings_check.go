@@ -35,6 +35,7 @@ var choices = map[string][]string{
 	"settings.firewall_backend":      {"nftables", "iptables"},
 	"settings.vm.hypervisor":         {"auto", "firecracker", "qemu"},
 	"defaults.image.import_format":   {"auto", "qcow2", "raw", "tar-rootfs"},
+	"defaults.image.warm_in":         {"disk", "tmpfs"},
 	"defaults.firecracker.log_level": {"Off", "Error", "Warn", "Info", "Debug", "Trace"},
 }
 

@@ -106,7 +106,7 @@ func (c *core) removeCache(res *CacheCleanResult, dryRun bool) error {
 	}
 	slices.SortStableFunc(entries, func(a, b fs.DirEntry) int { return rank(a.Name()) - rank(b.Name()) })
 	if !dryRun {
-		if err := c.close(); err != nil {
+		if err := errors.Join(c.close(), c.paths.memory().Clear()); err != nil {
 			return err
 		}
 	}

@@ -159,7 +159,7 @@ func (c *core) registerImage(ctx context.Context, st *store.Store, all []*mvm.Im
 		return errors.Join(err, c.removeAsset(c.paths.images(), filepath.Dir(c.paths.abs(item.Path))))
 	}
 	if old != nil {
-		if err := c.removeAsset(c.paths.images(), filepath.Dir(c.paths.abs(old.Path))); err != nil {
+		if err := c.removeImageFiles(old); err != nil {
 			return err
 		}
 	}
@@ -206,5 +206,9 @@ func (c *core) removeImage(ctx context.Context, i *mvm.ImageItem, force bool) er
 	if err := c.st.DeleteImage(ctx, i.ID); err != nil {
 		return err
 	}
-	return c.removeAsset(c.paths.images(), filepath.Dir(c.paths.abs(i.Path)))
+	return c.removeImageFiles(i)
+}
+
+func (c *core) removeImageFiles(i *mvm.ImageItem) error {
+	return errors.Join(c.paths.memory().Drop(i.ID), c.removeAsset(c.paths.images(), filepath.Dir(c.paths.abs(i.Path))))
 }

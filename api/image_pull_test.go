@@ -281,7 +281,7 @@ func TestImportOfAVM(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if entries, err := os.ReadDir(m.core.paths.temp); err != nil || len(entries) != 0 {
-		t.Errorf("left are %v, %v", entries, err)
+	if left, err := filepath.Glob(filepath.Join(m.core.paths.images(), ".build-*")); err != nil || len(left) != 0 {
+		t.Errorf("left are %v, %v", left, err)
 	}
 }

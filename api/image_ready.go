@@ -7,6 +7,7 @@ import (
 
 	"github.com/mvmctl/mvm"
 	"github.com/mvmctl/mvm/internal/disk"
+	"github.com/mvmctl/mvm/internal/host"
 	"github.com/mvmctl/mvm/internal/image"
 	"github.com/mvmctl/mvm/internal/store"
 )
@@ -27,7 +28,8 @@ type ImageStorage struct {
 	CompressionRatio *float64 `json:"compression_ratio"` // original by compressed
 	Warm             bool     `json:"warm"`              // a VM can be made without unpacking
 	ReadyClone       bool     `json:"ready_clone"`       // and, where disks are raw files, without copying
-	DirectoryBytes   int64    `json:"directory_bytes"`   // all that it takes
+	MemoryBytes      int64    `json:"memory_bytes"`      // of a copy in a tmpfs, see the setting defaults.image warm_in
+	DirectoryBytes   int64    `json:"directory_bytes"`   // all that it takes on the disk
 }
 
 // Inspect shows an image, what it takes and which VMs are made from it.
@@ -49,6 +51,11 @@ func (o *ImageOperation) Inspect(ctx context.Context, in ImageInput) (*ImageInsp
 	res.Storage = ImageStorage{Path: path, Warm: c.isUnpacked(i), ReadyClone: disk.Pool{Base: path}.Ready(), DirectoryBytes: usage(filepath.Dir(path)), CompressionRatio: i.CompressionRatio}
 	if _, allocated, err := disk.Sizes(path); err == nil {
 		res.Storage.UnpackedBytes = allocated
+	}
+	if file := c.paths.memory().Find(i.ID, path); file != "" {
+		if _, allocated, err := disk.Sizes(file); err == nil {
+			res.Storage.MemoryBytes = allocated
+		}
 	}
 	if st, err := os.Stat(image.Packed(path)); err == nil {
 		res.Storage.CompressedPath, res.Storage.CompressedBytes = image.Packed(path), st.Size()
@@ -114,11 +121,12 @@ func (c *core) unpack(ctx context.Context, i *mvm.ImageItem, progress mvm.Progre
 
 // Warm has images ready for VMs: unpacked, in the host's memory as far as there is
 // room, and where disks are raw files and the file system does not share blocks,
-// with a clone that the next VM takes. Without a name it is the default image; all
-// takes every one. It returns the files.
+// with a clone that the next VM takes; where the setting defaults.image warm_in says so,
+// also with a copy in a tmpfs. Without a name it is the default image; all takes every
+// one. It returns the files.
 func (o *ImageOperation) Warm(ctx context.Context, in ImageInput, all bool, opts ...Option) ([]string, error) {
 	c := o.core
-	st, err := c.open(ctx)
+	st, set, err := c.openSet(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -126,13 +134,20 @@ func (o *ImageOperation) Warm(ctx context.Context, in ImageInput, all bool, opts
 	if err != nil {
 		return nil, err
 	}
-	raw := c.wantsRawDisks(ctx, st)
+	raw, inMemory := c.wantsRawDisks(ctx, st), set.str("defaults.image", "warm_in") == "tmpfs"
+	if inMemory && !raw {
+		c.notice("VMs have overlays here, which stand on the image on the disk: there is no copy in the tmpfs, which only raw disks are made of")
+		inMemory = false
+	}
 	paths := []string{}
 	for _, i := range items {
 		path := c.paths.abs(i.Path)
 		err := c.unpack(ctx, i, options(opts).progress)
+		if err == nil {
+			err = c.keepInMemory(ctx, i, inMemory)
+		}
 		if err == nil && raw {
-			err = disk.Pool{Base: path}.Refill(ctx)
+			err = disk.Pool{Base: path, Copy: c.paths.memory().Find(i.ID, path)}.Refill(ctx)
 		}
 		if err != nil {
 			return paths, mvm.Wrap(err, "warm image", i.Type+":"+i.Version)
@@ -141,6 +156,33 @@ func (o *ImageOperation) Warm(ctx context.Context, in ImageInput, all bool, opts
 		paths = append(paths, path)
 	}
 	return paths, nil
+}
+
+// keepInMemory has a copy of an image in the tmpfs, or none. It takes no more than half of
+// the memory that there is: what is in a tmpfs is not given back when others need it.
+func (c *core) keepInMemory(ctx context.Context, i *mvm.ImageItem, keep bool) error {
+	memory, path := c.paths.memory(), c.paths.abs(i.Path)
+	if !keep {
+		return memory.Drop(i.ID)
+	}
+	_, need, err := disk.Sizes(path)
+	if err != nil {
+		return err
+	}
+	if memory.Find(i.ID, path) == "" {
+		if err := fitsMemory(need, int64(host.MemAvailableMiB())<<20); err != nil {
+			return err
+		}
+	}
+	return memory.Keep(ctx, i.ID, path)
+}
+
+func fitsMemory(need, free int64) error {
+	if need <= free/2 {
+		return nil
+	}
+	return mvm.Errorf(mvm.ErrUnavailable, "a copy in the tmpfs takes %d MiB, more than half of the %d MiB of memory that are free", need>>20, free>>20).
+		WithHint("stop VMs, or run 'mvm config set defaults.image warm_in disk'")
 }
 
 func (o *ImageOperation) toWarm(ctx context.Context, st *store.Store, in ImageInput, all bool) ([]*mvm.ImageItem, error) {

@@ -99,3 +99,71 @@ func TestImportOfVMDiesAnywhere(t *testing.T) {
 		t.Errorf("%d images, %v", len(images), err)
 	}
 }
+
+// TestWarmInMemory has a copy in a tmpfs, of which VMs are made, and which goes with the
+// image or with the setting.
+func TestWarmInMemory(t *testing.T) {
+	imagetest.Require(t)
+	w := newHosted(t) // whose VMs have raw disks
+	m := w.open()
+	i := imported(t, m, ImageImportInput{Name: "mine"})
+	memory := func() int64 {
+		got, err := m.Image.Inspect(t.Context(), ImageInput{[]string{"mine"}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return got.Storage.MemoryBytes
+	}
+	warm := func(in string) error {
+		if _, err := m.Config.Set(t.Context(), "defaults.image", "warm_in", in); err != nil {
+			t.Fatal(err)
+		}
+		_, err := m.Image.Warm(t.Context(), ImageInput{[]string{"mine"}}, false)
+		return err
+	}
+	for _, step := range []struct {
+		in   string
+		kept bool
+	}{{"disk", false}, {"tmpfs", true}, {"tmpfs", true}, {"disk", false}, {"tmpfs", true}} {
+		err := warm(step.in)
+		if errors.Is(err, mvm.ErrUnsupported) {
+			t.Skip(err)
+		}
+		if err != nil || (memory() > 0) != step.kept {
+			t.Errorf("%s: %d bytes in memory, %v", step.in, memory(), err)
+		}
+	}
+	dir := m.core.paths.memory().Dir
+	t.Cleanup(func() { _ = os.RemoveAll(dir) })
+	if err := os.Remove(m.core.paths.abs(i.Path) + ".warm"); err != nil { // so that a copy is made
+		t.Fatal(err)
+	}
+	if _, err := m.VM.Create(t.Context(), VMCreateInput{Name: "web", Image: "mine", NoAgent: true}); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.RemoveAll(dir); err != nil { // as a reboot does
+		t.Fatal(err)
+	}
+	if _, err := m.VM.Create(t.Context(), VMCreateInput{Name: "two", Image: "mine", NoAgent: true}); err != nil || memory() != 0 {
+		t.Errorf("without the copy: %v", err)
+	}
+	if err := warm("tmpfs"); err != nil || memory() == 0 {
+		t.Fatal(err)
+	}
+	if _, err := m.VM.Remove(t.Context(), VMInput{Identifiers: []string{"web", "two"}, Force: true}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := m.Image.Remove(t.Context(), ImageInput{[]string{"mine"}}, false); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Lstat(dir); !os.IsNotExist(err) {
+		t.Errorf("left is %s: %v", dir, err)
+	}
+}
+
+func TestFitsMemory(t *testing.T) {
+	if err := fitsMemory(4<<30, 8<<30); err != nil {
+		t.Error(err)
+	}
+	refused(t, fitsMemory(4<<30+1, 8<<30), mvm.ErrUnavailable, "more than half of the 8192 MiB")
+}

@@ -1,10 +1,13 @@
 package api
 
 import (
+	"crypto/sha256"
+	"fmt"
 	"os"
 	"path/filepath"
 
 	"github.com/mvmctl/mvm"
+	"github.com/mvmctl/mvm/internal/disk"
 )
 
 // paths names every place below the cache and configuration directories.
@@ -58,6 +61,12 @@ func (p paths) vm(id string) string {
 	return filepath.Join(p.vms(), id)
 }
 func (p paths) trustedKeys() string { return filepath.Join(p.config, "trusted-keys") }
+
+// memory has copies of images in a tmpfs. Each user and each cache has its own.
+func (p paths) memory() disk.Memory {
+	sum := sha256.Sum256([]byte(p.cache))
+	return disk.Memory{Dir: fmt.Sprintf("/dev/shm/mvm-%d-%x", os.Geteuid(), sum[:8])}
+}
 
 // dnsRoot has a directory for each network whose DNS server runs.
 func (p paths) dnsRoot() string             { return filepath.Join(p.cache, "dns") }

@@ -71,7 +71,7 @@ func (s *diskStep) Apply(ctx context.Context) error {
 		return disk.Overlay(ctx, s.base, "raw", s.Path, s.size)
 	}
 	// A clone that was made ahead, if there is one, else a copy.
-	if err := (&disk.Pool{Base: s.base}).Take(ctx, s.Path); err != nil {
+	if err := (&disk.Pool{Base: s.base, Copy: s.c.paths.memory().Find(s.image.ID, s.base)}).Take(ctx, s.Path); err != nil {
 		return err
 	}
 	return disk.Grow(s.Path, s.size)

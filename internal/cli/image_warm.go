@@ -14,7 +14,12 @@ func newImageWarm(a *app) *cobra.Command {
 		Short: "Have images ready for VMs",
 		Long: `Have images ready, so that the next VM does not wait: unpacked, read into the host's
 memory as far as there is room, and where VMs have raw disks, with a copy that the next
-one takes. Without a name it is the default image. The files are printed.`,
+one takes. Without a name it is the default image. The files are printed.
+
+The host's memory forgets what was not read for a while. With the setting
+defaults.image warm_in tmpfs, a copy of the image stays there until the image is removed,
+the host restarts, or warm runs with the setting disk again: raw disks are made of it
+wherever the file system cannot share blocks.`,
 		Example:           "  mvm image warm\n  mvm image warm debian:12\n  mvm image warm --all",
 		Args:              needs(0, -1, ""),
 		ValidArgsFunction: a.completeImages(0),

@@ -26,6 +26,12 @@ func Clone(ctx context.Context, src, dst string) error { return cloneFile(ctx, s
 // cloneFile is Clone; finish, if it is not nil, gets the file when it is complete
 // and has no name yet.
 func cloneFile(ctx context.Context, src, dst string, finish func(*os.File) error) error {
+	return cloneBy(ctx, src, "", dst, finish)
+}
+
+// cloneBy is cloneFile that reads from quicker, which has the same content as src, where
+// it has to copy; "" is src. One that cannot be opened is passed over.
+func cloneBy(ctx context.Context, src, quicker, dst string, finish func(*os.File) error) error {
 	in, err := os.Open(src)
 	if err != nil {
 		return fault(err, "clone disk", src, 0)
@@ -38,8 +44,15 @@ func cloneFile(ctx context.Context, src, dst string, finish func(*os.File) error
 	if !st.Mode().IsRegular() {
 		return mvm.Errorf(mvm.ErrInvalid, "it is no regular file").On("clone disk", src).WithHint("name an image file")
 	}
+	from := in
+	if quicker != "" {
+		if f, err := os.OpenFile(quicker, os.O_RDONLY|unix.O_NOFOLLOW, 0); err == nil {
+			defer func() { _ = f.Close() }()
+			from = f
+		}
+	}
 	err = create(dst, func(out *os.File) error {
-		if err := cloneOrCopy(ctx, out, in, st, filepath.Dir(dst)); err != nil || finish == nil {
+		if err := cloneOrCopy(ctx, out, in, from, st, filepath.Dir(dst)); err != nil || finish == nil {
 			return err
 		}
 		return finish(out)
@@ -50,7 +63,7 @@ func cloneFile(ctx context.Context, src, dst string, finish func(*os.File) error
 	return fault(err, "clone disk", dst, allocatedBytes(st))
 }
 
-func cloneOrCopy(ctx context.Context, out, in *os.File, st fs.FileInfo, dir string) error {
+func cloneOrCopy(ctx context.Context, out, in, from *os.File, st fs.FileInfo, dir string) error {
 	err := unix.IoctlFileClone(int(out.Fd()), int(in.Fd()))
 	if err == nil || errors.Is(err, unix.ENOSPC) {
 		return err
@@ -58,7 +71,7 @@ func cloneOrCopy(ctx context.Context, out, in *os.File, st fs.FileInfo, dir stri
 	if err := EnoughSpace(dir, allocatedBytes(st)); err != nil {
 		return err
 	}
-	return copySparse(ctx, out, in, st.Size())
+	return copySparse(ctx, out, from, st.Size())
 }
 
 // chunk is how much is copied between two looks at the context: about a tenth

@@ -18,6 +18,7 @@ import (
 // the same time.
 type Pool struct {
 	Base string // the image, which is never written
+	Copy string // of it that is quicker to read, "" for none; blocks are shared with Base, where they can be
 }
 
 func (p Pool) warm() string { return p.Base + ".warm" }
@@ -37,7 +38,7 @@ func (p Pool) Take(ctx context.Context, dst string) error {
 		}
 		// Taken meanwhile, another file system, or one without the flag: copy.
 	}
-	return Clone(ctx, p.Base, dst)
+	return cloneBy(ctx, p.Base, p.Copy, dst, nil)
 }
 
 // Refill makes a clone ready if there is none that fits the base. It copies:
@@ -49,16 +50,7 @@ func (p Pool) Refill(ctx context.Context) error {
 	if err := p.Drop(); err != nil {
 		return err
 	}
-	st, err := os.Stat(p.Base)
-	if err != nil {
-		return fault(err, "clone disk", p.Base, 0)
-	}
-	err = cloneFile(ctx, p.Base, p.warm(), func(f *os.File) error {
-		// The base's time marks of what the clone was made; it is set before the
-		// clone has a name.
-		t := unix.NsecToTimespec(st.ModTime().UnixNano())
-		return unix.UtimesNanoAt(unix.AT_FDCWD, fmt.Sprintf("/proc/self/fd/%d", f.Fd()), []unix.Timespec{t, t}, 0)
-	})
+	err := cloneBy(ctx, p.Base, p.Copy, p.warm(), sameTime(p.Base))
 	if errors.Is(err, mvm.ErrExists) {
 		return nil // somebody else refilled it
 	}
@@ -77,12 +69,27 @@ func (p Pool) Drop() error {
 func (p Pool) Ready() bool { return p.fits() }
 
 // fits reports whether there is a ready clone of the base as it is now.
-func (p Pool) fits() bool {
-	base, err := os.Stat(p.Base)
+func (p Pool) fits() bool { return fitsBase(p.warm(), p.Base) }
+
+// sameTime gives a file the time of the base, which marks of what state of that it was
+// made. It is set before the file has a name.
+func sameTime(base string) func(*os.File) error {
+	st, err := os.Stat(base)
+	return func(f *os.File) error {
+		if err != nil {
+			return err
+		}
+		t := unix.NsecToTimespec(st.ModTime().UnixNano())
+		return unix.UtimesNanoAt(unix.AT_FDCWD, fmt.Sprintf("/proc/self/fd/%d", f.Fd()), []unix.Timespec{t, t}, 0)
+	}
+}
+
+// fitsBase tells whether a file was made of the base as it is now.
+func fitsBase(file, base string) bool {
+	b, err := os.Stat(base)
 	if err != nil {
 		return false
 	}
-	warm, err := os.Lstat(p.warm())
-	return err == nil && warm.Mode().IsRegular() && warm.Size() == base.Size() &&
-		warm.ModTime().Equal(base.ModTime())
+	st, err := os.Lstat(file)
+	return err == nil && st.Mode().IsRegular() && st.Size() == b.Size() && st.ModTime().Equal(b.ModTime())
 }

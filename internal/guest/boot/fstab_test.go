@@ -1,6 +1,9 @@
 package boot
 
-import "testing"
+import (
+	"strings"
+	"testing"
+)
 
 // TestFstab adapts what distributions have in their images.
 func TestFstab(t *testing.T) {
@@ -35,4 +38,21 @@ func TestFstab(t *testing.T) {
 			t.Errorf("%s, again:\n%q", name, again)
 		}
 	}
+}
+
+// FuzzFstab: whatever an image has there, no line is lost, and the second time nothing
+// changes any more.
+func FuzzFstab(f *testing.F) {
+	f.Add("LABEL=a\t/\text4\tdefaults\t0 1\nUUID=7 /boot ext4\n# x\n/dev/vda / btrfs subvol=@")
+	f.Add("/dev/disk/by-uuid/7 /\\040a ext4\r\n\x00=/ / /")
+	have := disks{nodes: []string{"/dev/vda"}, uuids: []string{"7"}, labels: []string{"a"}}
+	f.Fuzz(func(t *testing.T, text string) {
+		got := fstabFor(text, "/dev/vda", have)
+		if strings.Count(got, "\n") != strings.Count(text, "\n") {
+			t.Errorf("%q became %q", text, got)
+		}
+		if again := fstabFor(got, "/dev/vda", have); again != got {
+			t.Errorf("%q became %q", got, again)
+		}
+	})
 }
