@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -19,7 +20,7 @@ func TestExportImport(t *testing.T) {
 	w.stock(m)
 	ctx := t.Context()
 	two, mem := 2, 256
-	if _, err := m.VM.Create(ctx, VMCreateInput{Name: "web", VCPUCount: &two, MemSizeMiB: &mem, BootArgs: "debug", User: "admin", RequestedGuestIP: "172.27.0.77"}); err != nil {
+	if _, err := m.VM.Create(ctx, VMCreateInput{Name: "web", VCPUCount: &two, MemSizeMiB: &mem, BootArgs: "debug", User: "admin", RequestedGuestIP: "172.27.0.77", Egress: []string{"10.0.0.0/8"}}); err != nil {
 		t.Fatal(err)
 	}
 	cfg, err := m.VM.Export(ctx, sel("web"))
@@ -58,7 +59,7 @@ func TestExportImport(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if len(res.Warnings) > 0 || res.VM.MAC != vm.MAC || res.VM.IPv4 != "172.27.0.77" {
+		if len(res.Warnings) > 0 || res.VM.MAC != vm.MAC || res.VM.IPv4 != "172.27.0.77" || !slices.Equal(res.VM.Options.Egress, []string{"10.0.0.0/8"}) {
 			t.Errorf("%s: made %s %s with %v", name, res.VM.IPv4, res.VM.MAC, res.Warnings)
 		}
 		again, err := m.VM.Export(ctx, sel("web"))
