@@ -23,6 +23,17 @@ var deeds = map[string]func(context.Context, *Client) error{
 		_, err := m.VM.Create(ctx, VMCreateInput{Name: "web"})
 		return err
 	},
+	"make cow": func(ctx context.Context, m *Client) error {
+		_, err := m.Volume.Create(ctx, VolumeCreateInput{Name: "cow", Size: "1M", Format: "qcow2"})
+		if errors.Is(err, mvm.ErrExists) {
+			return nil
+		}
+		return err
+	},
+	"create on cow": func(ctx context.Context, m *Client) error {
+		_, err := m.VM.Create(ctx, VMCreateInput{Name: "web", NoAgent: true, Volumes: []string{"cow"}})
+		return err
+	},
 	"restore": func(ctx context.Context, m *Client) error {
 		_, err := m.Snapshot.Restore(ctx, SnapshotRestoreInput{Snapshot: "kept", Name: "copy", Resume: true})
 		return err
@@ -107,31 +118,38 @@ type deedPlan struct {
 	kinds []string
 	first []string
 	vm    string // that it is about; "" is web
+	near  int    // how many of its points it is tried at, those nearest to its end; 0 is all
 }
 
 func (p deedPlan) about() string { return firstOf(p.vm, "web") }
 
 var plans = []deedPlan{
-	{"create", []string{opCreate}, nil, ""},
-	{"start", []string{opStart}, []string{"create", "stop"}, ""},
-	{"stop", []string{"vm.stop"}, []string{"create"}, ""},
-	{"pause", []string{"vm.pause"}, []string{"create"}, ""},
-	{"resume", []string{"vm.resume"}, []string{"create", "pause"}, ""},
-	{"snapshot", []string{opSnapshot}, []string{"create"}, ""},
-	{"snapshot to files", []string{opSnapshot}, []string{"create"}, ""},
-	{"restore", []string{opRestore}, []string{"create with agent", "snapshot"}, "copy"},
-	{"restore paused", []string{opRestore}, []string{"create with agent", "snapshot"}, "copy"},
-	{"load", []string{opLoad}, []string{"create", "snapshot to files", "stop"}, ""},
-	{"rm", []string{opRemove}, []string{"create"}, ""},
+	{"create", []string{opCreate}, nil, "", 0},
+	{"start", []string{opStart}, []string{"create", "stop"}, "", 0},
+	{"stop", []string{"vm.stop"}, []string{"create"}, "", 0},
+	{"pause", []string{"vm.pause"}, []string{"create"}, "", 0},
+	{"resume", []string{"vm.resume"}, []string{"create", "pause"}, "", 0},
+	{"snapshot", []string{opSnapshot}, []string{"create"}, "", 0},
+	{"snapshot to files", []string{opSnapshot}, []string{"create"}, "", 0},
+	{"restore", []string{opRestore}, []string{"create with agent", "snapshot"}, "copy", 0},
+	{"restore paused", []string{opRestore}, []string{"create with agent", "snapshot"}, "copy", 0},
+	{"load", []string{opLoad}, []string{"create", "snapshot to files", "stop"}, "", 0},
+	{"rm", []string{opRemove}, []string{"create"}, "", 0},
 }
 
 // cloudInitPlans have the steps of cloud-init besides.
 var cloudInitPlans = []deedPlan{
-	{"create net", []string{opCreate}, nil, ""},
-	{"create iso", []string{opCreate}, nil, ""},
-	{"start", []string{opStart}, []string{"create net", "stop"}, ""},
-	{"stop", []string{"vm.stop"}, []string{"create net"}, ""},
-	{"rm", []string{opRemove}, []string{"create net"}, ""},
+	{"create net", []string{opCreate}, nil, "", 0},
+	{"create iso", []string{opCreate}, nil, "", 0},
+	{"start", []string{opStart}, []string{"create net", "stop"}, "", 0},
+	{"stop", []string{"vm.stop"}, []string{"create net"}, "", 0},
+	{"rm", []string{opRemove}, []string{"create net"}, "", 0},
+}
+
+// servedPlans have a disk that a server has. It is made with the VMM, last of all.
+var servedPlans = []deedPlan{
+	{"create on cow", []string{opCreate}, []string{"make cow"}, "", 4},
+	{"rm", []string{opRemove}, []string{"make cow", "create on cow"}, "", 0},
 }
 
 // A command that fails, is cancelled or killed at any step of its plan, before or
@@ -154,6 +172,17 @@ func TestEveryStepWithCloudInit(t *testing.T) {
 func TestEveryStepOfEveryPlanJailed(t *testing.T) {
 	testenv.Require(t, "root", "netns")
 	everyStep(t, newJailedHosted, append(plans, cloudInitPlans[1]), "kill")
+}
+
+// So it is with disks that a server has, which belongs to the VM.
+func TestEveryStepWithServedDisk(t *testing.T) {
+	testenv.Require(t, "qemu-disks")
+	everyStep(t, newHosted, servedPlans, "kill")
+}
+
+func TestEveryStepWithServedDiskJailed(t *testing.T) {
+	testenv.Require(t, "root", "netns", "qemu-disks")
+	everyStep(t, newJailedHosted, servedPlans[:1], "kill")
 }
 
 func everyStep(t *testing.T, world func(*testing.T) *hosted, plans []deedPlan, actions ...string) {
@@ -182,6 +211,9 @@ func everyStep(t *testing.T, world func(*testing.T) *hosted, plans []deedPlan, a
 			// Whatever is taken back is begun to be by a failure at the very end.
 			last := "error:" + p.kinds[len(p.kinds)-1] + ":commit:before"
 			var faults []string
+			if p.near > 0 {
+				points = points[len(points)-p.near:]
+			}
 			for _, point := range points {
 				for _, action := range actions {
 					if testing.Short() && action != "kill" {
@@ -191,8 +223,12 @@ func everyStep(t *testing.T, world func(*testing.T) *hosted, plans []deedPlan, a
 				}
 			}
 			if p.deed != "rm" {
+				near := 0
 				for _, point := range w.points(last, p.deed, p.kinds) {
 					if strings.Contains(point, ":revert:") || strings.Contains(point, ":undo:") {
+						if near++; p.near > 0 && near > p.near {
+							break
+						}
 						faults = append(faults, last+",error:"+point, last+",kill:"+point)
 					}
 				}

@@ -235,6 +235,15 @@ func (w *hosted) processes() []process {
 			found = append(found, id)
 		}
 	}
+	servers, err := proc.FindByArg(supervisor.ServerToken("")) // nor do these, but what they serve is open
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	for _, id := range servers {
+		if file, err := os.Readlink("/proc/" + strconv.Itoa(id.PID) + "/fd/4"); err == nil && strings.HasPrefix(file, w.dir+"/") {
+			found = append(found, id)
+		}
+	}
 	var out []process
 	for _, id := range found {
 		if line := strings.Join(cmdline(id.PID), " "); line != "" {
@@ -290,6 +299,14 @@ func (w *hosted) listing() []string {
 		for _, l := range leases {
 			add("lease %s %s", l.IPv4, deref(l.VMID))
 		}
+	}
+	volumes, err := st.ListVolumes(ctx)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	for _, v := range volumes {
+		names = append(names, v.ID, "<"+v.Name+">")
+		add("volume %s %s", v.Name, v.Status)
 	}
 	for _, o := range ops {
 		add("operation %s %s %s", o.Kind, o.Subject, o.State)

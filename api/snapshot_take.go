@@ -104,6 +104,12 @@ func (c *core) captureDisks(ctx context.Context, st *store.Store, t *capture) er
 	if err != nil {
 		return err
 	}
+	for _, v := range volumes {
+		if servedTo(t.vm.Hypervisor, v.item) {
+			return mvm.Errorf(mvm.ErrUnsupported, "volume %s is %s, and firecracker takes no snapshot of a VM with such a volume", mvm.Quote(v.item.Name), v.item.Format).
+				WithHint("detach it with 'mvm volume detach %s %s' and start the VM anew, or keep the data on a raw volume", t.vm.Name, v.item.Name)
+		}
+	}
 	root := vmm.Disk{ID: "rootfs", Path: t.vm.RootfsPath, Format: diskFormat(t.vm.RootfsSuffix)}
 	need := int64(t.vm.MemSizeMiB) << 20
 	for i, d := range append([]vmm.Disk{root}, asDisks(volumes, c.paths)...) {

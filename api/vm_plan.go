@@ -172,7 +172,7 @@ func (p *vmPlan) launch() vmm.Launch {
 	}
 	disks = append(disks, p.cloudInitDisk()...)
 	l := vmm.Launch{
-		ID: it.ID, Name: it.Name, Dir: p.c.paths.vm(it.ID), Binary: p.probe.Path, Jail: p.jail, Restore: p.restore, Accel: p.probe.Accel,
+		ID: it.ID, Name: it.Name, Dir: p.c.paths.vm(it.ID), Binary: p.probe.Path, DiskServer: p.probe.DiskServer, Jail: p.jail, Restore: p.restore, Accel: p.probe.Accel,
 		Kernel: p.c.paths.abs(p.kernel.Path), Initrd: filepath.Join(p.c.paths.vm(it.ID), seedName), Cmdline: p.cmdline(),
 		VCPUs: it.VCPUCount, MemMiB: it.MemSizeMiB,
 		Disks:       disks,

@@ -10,18 +10,39 @@ import (
 	"time"
 
 	"github.com/mvmctl/mvm"
+	"github.com/mvmctl/mvm/internal/disk"
 	"github.com/mvmctl/mvm/internal/guest"
 	"github.com/mvmctl/mvm/internal/guest/wire"
 	"github.com/mvmctl/mvm/internal/vmm"
 )
 
-// guestVolume is a volume as its guest is told.
-func (v vmVolume) guestVolume(p paths) wire.Volume {
-	return wire.Volume{
-		Serials: volumeSerials(volumeDiskID(v.item), p.abs(v.item.Path)), Mount: v.at.MountPoint, FSType: v.item.FSType,
-		ReadOnly: v.at.IsReadOnly || v.item.IsReadOnly,
+// guestVolumes are volumes of a VM, in the order of its disks, as its guest is told.
+func guestVolumes(hypervisor string, volumes []vmVolume, p paths) []wire.Volume {
+	out := make([]wire.Volume, 0, len(volumes))
+	nth := 0
+	for _, v := range volumes {
+		w := wire.Volume{
+			Serials: volumeSerials(volumeDiskID(v.item), p.abs(v.item.Path)), Mount: v.at.MountPoint, FSType: v.item.FSType,
+			ReadOnly: v.at.IsReadOnly || v.item.IsReadOnly,
+		}
+		if servedTo(hypervisor, v.item) {
+			w.Serials, w.Nth = []string{servedSerial}, nth
+			nth++
+		}
+		out = append(out, w)
 	}
+	return out
 }
+
+// servedTo tells whether a hypervisor gets a volume from a server: Firecracker reads
+// raw ones only. Such a disk is there from the VM's start to its end.
+func servedTo(hypervisor string, v *mvm.VolumeItem) bool {
+	return hypervisor == "firecracker" && v.Format != disk.Raw
+}
+
+// servedSerial is what every disk calls itself that qemu-storage-daemon serves
+// (vu_blk_exp_create in QEMU's block/export/vhost-user-blk-server.c).
+const servedSerial = "vhost_user_blk"
 
 // volumeSerials are what a volume's disk may call itself in a guest: QEMU's has the
 // id that we gave it, Firecracker's one made of the file's numbers (build_device_id
@@ -41,13 +62,7 @@ func clipSerial(s string) string { return s[:min(len(s), 20)] }
 
 // bootVolumes are the volumes that the guest mounts before its init starts.
 func (p *vmPlan) bootVolumes() []wire.Volume {
-	var out []wire.Volume
-	for _, v := range p.volumes {
-		if v.at.MountPoint != "" {
-			out = append(out, v.guestVolume(p.c.paths))
-		}
-	}
-	return out
+	return slices.DeleteFunc(guestVolumes(p.driver.Name(), p.volumes, p.c.paths), func(v wire.Volume) bool { return v.Mount == "" })
 }
 
 // bootFSTypes are the file systems that the guest's kernel has to know, the root's
@@ -101,8 +116,11 @@ var (
 // mount it where it is to be.
 func (ch *volumeChange) showGuest(ctx context.Context) error {
 	v := vmVolume{ch.res.Volume, ch.res.Attachment}
+	if servedTo(ch.res.VM.Hypervisor, v.item) { // it neither came nor went
+		return nil
+	}
 	err := ch.c.inGuest(ctx, ch.res.VM, func(ctx context.Context, client *guest.Client) (err error) {
-		ch.res.Device, err = client.TakeVolume(ctx, v.guestVolume(ch.c.paths))
+		ch.res.Device, err = client.TakeVolume(ctx, guestVolumes(ch.res.VM.Hypervisor, []vmVolume{v}, ch.c.paths)[0])
 		return err
 	})
 	switch {
@@ -136,6 +154,9 @@ func needsRescan(vm *mvm.VMInstanceItem) bool { return vm.Hypervisor == "firecra
 // without agent that QEMU asks by itself has to have unmounted it.
 func (ch *volumeChange) releaseGuest(ctx context.Context) (later bool, why string, err error) {
 	vm := ch.res.VM
+	if servedTo(vm.Hypervisor, ch.res.Volume) {
+		return true, "a qcow2 volume is served to firecracker for as long as the VM runs", nil
+	}
 	if needsRescan(vm) && !vm.PCIEnabled {
 		return true, "its disks are on no PCI bus, where they could be taken out", nil
 	}
@@ -167,14 +188,17 @@ func (c *core) mountVolumes(ctx context.Context, vm *mvm.VMInstanceItem) {
 	if err != nil {
 		return
 	}
-	volumes = slices.DeleteFunc(volumes, func(v vmVolume) bool { return v.at.MountPoint == "" })
-	if len(volumes) == 0 || !vm.HasAgent {
+	if !vm.HasAgent || !slices.ContainsFunc(volumes, func(v vmVolume) bool { return v.at.MountPoint != "" }) {
 		return
 	}
+	told := guestVolumes(vm.Hypervisor, volumes, c.paths)
 	// A guest that stops answering now was ready a moment ago: whoever waits knows.
 	_ = c.inGuest(ctx, vm, func(ctx context.Context, client *guest.Client) error {
-		for _, v := range volumes {
-			_, err := client.TakeVolume(ctx, v.guestVolume(c.paths))
+		for i, v := range volumes {
+			if v.at.MountPoint == "" {
+				continue
+			}
+			_, err := client.TakeVolume(ctx, told[i])
 			if err != nil && ctx.Err() == nil {
 				c.notice(notMounted(vm, v, err))
 			}

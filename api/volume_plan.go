@@ -122,12 +122,20 @@ func (p *vmPlan) checkVolumes() error {
 }
 
 // volumesFit refuses by name what the VM's hypervisor cannot use. Firecracker would
-// hand the guest the bytes of a qcow2 file as they are.
+// hand the guest the bytes of a qcow2 file as they are: it gets such a volume from a
+// server, or not at all.
 func (p *vmPlan) volumesFit() error {
+	have := p.probe.Capabilities
 	for _, v := range p.volumes {
-		if v.item.Format != disk.Raw && !p.probe.Capabilities.Qcow2 {
-			return mvm.Errorf(mvm.ErrUnsupported, "volume %s is %s, and %s takes raw volumes only", mvm.Quote(v.item.Name), v.item.Format, p.driver.Name()).
-				WithHint("make a raw volume with 'mvm volume create', or use --hypervisor qemu")
+		name, driver := mvm.Quote(v.item.Name), p.driver.Name()
+		switch {
+		case v.item.Format == disk.Raw || have.Qcow2:
+		case !have.Qcow2Volumes:
+			return mvm.Errorf(mvm.ErrUnsupported, "volume %s is %s, which %s gets from qemu-storage-daemon, and that is not installed", name, v.item.Format, driver).
+				WithHint("'apt-get install qemu-system-common' has it; or make a raw volume with 'mvm volume create', or use --hypervisor qemu")
+		case p.restore != nil:
+			return mvm.Errorf(mvm.ErrUnsupported, "volume %s is %s, which %s cannot continue a VM with", name, v.item.Format, driver).
+				WithHint("detach it with 'mvm volume detach %s %s', or start the VM without the snapshot", p.item.Name, v.item.Name)
 		}
 	}
 	return nil

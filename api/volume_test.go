@@ -382,11 +382,11 @@ func TestVolumeInspect(t *testing.T) {
 }
 
 // A qcow2 volume is never handed to Firecracker, which would give its bytes to the
-// guest as they are.
+// guest as they are: without a server for it, it is refused.
 func TestQcow2VolumeOnFirecracker(t *testing.T) {
 	w := newWorld(t)
 	w.fc = w.driver.Fake.Probe(t.Context())
-	w.fc.Capabilities.Qcow2 = false
+	w.fc.Capabilities.Qcow2, w.fc.Capabilities.Qcow2Volumes = false, false
 	m := w.open()
 	w.stock(m)
 	if _, err := m.Volume.Create(t.Context(), VolumeCreateInput{Name: "cow", Size: "1M", Format: "qcow2"}); err != nil {
@@ -394,7 +394,7 @@ func TestQcow2VolumeOnFirecracker(t *testing.T) {
 	}
 	before := w.state()
 	_, err := m.VM.Create(t.Context(), VMCreateInput{Name: "web", Hypervisor: "firecracker", Volumes: []string{"cow"}})
-	refused(t, err, mvm.ErrUnsupported, `volume "cow" is qcow2, and firecracker takes raw volumes only`)
+	refused(t, err, mvm.ErrUnsupported, `volume "cow" is qcow2, which firecracker gets from qemu-storage-daemon, and that is not installed`)
 	if d := cmp.Diff(before, w.state()); d != "" {
 		t.Error(d)
 	}

@@ -22,6 +22,13 @@ type Spec struct {
 	// OwnPIDs makes it the first process of a new pid namespace (pid_namespaces(7)):
 	// it sees no other processes, and all that it starts ends with it. Needs root.
 	OwnPIDs bool
+
+	// OwnNetwork gives it a network namespace in which there is nothing, and an IPC
+	// namespace (network_namespaces(7), ipc_namespaces(7)). Needs root.
+	OwnNetwork bool
+
+	// UID and GID make it another user's, without further groups. 0 leaves it ours.
+	UID, GID int
 }
 
 var started atomic.Int64
@@ -48,7 +55,13 @@ func StartDetached(s Spec) (*os.Process, Identity, error) {
 	}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	if s.OwnPIDs {
-		cmd.SysProcAttr.Cloneflags = syscall.CLONE_NEWPID
+		cmd.SysProcAttr.Cloneflags |= syscall.CLONE_NEWPID
+	}
+	if s.OwnNetwork {
+		cmd.SysProcAttr.Cloneflags |= syscall.CLONE_NEWNET | syscall.CLONE_NEWIPC
+	}
+	if s.UID != 0 {
+		cmd.SysProcAttr.Credential = &syscall.Credential{Uid: uint32(s.UID), Gid: uint32(s.GID)} //nolint:gosec // not negative
 	}
 	if err := cmd.Start(); err != nil {
 		return nil, Identity{}, fmt.Errorf("start %s: %w", s.Path, err)

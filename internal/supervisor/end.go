@@ -21,8 +21,8 @@ const leaveLimit = 5 * time.Second
 
 // End ends whatever runs for a VM, found by its tokens: the VMM first, by SIGTERM
 // and after grace by SIGKILL (at once with grace 0), then its supervisor, which
-// has a moment to write down how the VMM ended, then what Spec.Ended started. It
-// leaves the calling process alone. Ending what has ended is fine.
+// has a moment to write down how the VMM ended, then its servers and what Spec.Ended
+// started. It leaves the calling process alone. Ending what has ended is fine.
 func End(ctx context.Context, vmID string, grace time.Duration) error {
 	// Twice: a supervisor that was just about to start its VMM shows no VMM yet.
 	var errs []error
@@ -50,6 +50,7 @@ func End(ctx context.Context, vmID string, grace time.Duration) error {
 			errs = append(errs, proc.Kill(ctx, id, 0))
 		}
 	}
+	errs = append(errs, EndServers(ctx, vmID))
 	ids, err := proc.FindByArg(EndedToken(vmID))
 	errs = append(errs, err)
 	for _, id := range ids {

@@ -11,6 +11,7 @@ import (
 	"runtime"
 	"runtime/debug"
 	"strconv"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -69,6 +70,9 @@ type supervised struct {
 	log     boundedLog // of the VMM
 	stderr  *source
 	pipes   []*logPipe
+
+	ended  chan string // which server has ended before the VMM did
+	ending atomic.Bool // the servers are being ended
 }
 
 // begin reads what is to be done, and starts the VMM or takes over the one that
@@ -105,17 +109,19 @@ func (v *supervised) start() error {
 		return err
 	}
 	defer ends.close()
+	if err := v.startServers(ends); err != nil {
+		return errors.Join(err, v.endServers())
+	}
 	v.process, v.id, err = startVMM(proc.Spec{Path: s.Argv[0], Args: s.Argv[1:], Dir: s.Dir, Env: s.Env, Stdin: ends.stdin, Stdout: ends.stdout, Stderr: ends.stderr}, s.Jail)
 	if err != nil {
-		return err
+		return errors.Join(err, v.endServers())
 	}
-	if err := ends.setNonblock(); err != nil {
-		return errors.Join(err, v.process.Kill())
+	err = ends.setNonblock()
+	if err == nil && s.PIDFile != "" {
+		err = fsx.WriteFile(s.PIDFile, []byte(strconv.Itoa(v.id.PID)+"\n"), 0o600)
 	}
-	if s.PIDFile != "" {
-		if err := fsx.WriteFile(s.PIDFile, []byte(strconv.Itoa(v.id.PID)+"\n"), 0o600); err != nil {
-			return errors.Join(err, v.process.Kill())
-		}
+	if err != nil {
+		return errors.Join(err, v.process.Kill(), v.endServers())
 	}
 	return nil
 }
@@ -173,12 +179,17 @@ func (v *supervised) run(relay <-chan os.Signal) int {
 	}
 	exit := v.wait()
 	cancel()
+	server := v.serverEnded(exit)
+	_ = v.endServers() // whoever takes the VM up again ends what is left
 	v.stderr.finish()
 	v.log.close()
 	for _, p := range v.pipes {
 		p.finish()
 	}
 	v.console.finish()
+	if exit.Code != 0 && exit.Reason == "" {
+		exit.Reason = server
+	}
 	if exit.Code != 0 && exit.Reason == "" {
 		exit.Reason = lastLine(v.spec.Log)
 	}
@@ -205,6 +216,9 @@ func (v *supervised) leave(exit vmm.Exit) error {
 	}
 	for _, p := range s.Pipes {
 		paths = append(paths, p.FIFO)
+	}
+	for _, b := range s.Servers {
+		paths = append(paths, b.Socket)
 	}
 	for _, path := range paths {
 		if path != "" {

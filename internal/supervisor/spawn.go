@@ -46,15 +46,16 @@ type Spec struct {
 	Dir           string   `json:"dir"`  // of the VM; the VMM's working directory
 	Argv          []string `json:"argv"` // the VMM; Token(ID) stands in one of the arguments
 	Env           []string `json:"env"`
-	Log           string   `json:"log"`            // gets the VMM's stderr, of this run only
-	Console       string   `json:"console"`        // gets the serial console
-	ConsoleSocket string   `json:"console_socket"` // where viewers attach; "" for none
-	MuxDevice     string   `json:"mux_device"`     // the VMM's socket of the guest channel; "" for none
-	MuxSocket     string   `json:"mux_socket"`     // offers streams to the guest
-	PIDFile       string   `json:"pid_file"`       // "" for none
-	Pipes         []Pipe   `json:"pipes"`          // what the VMM writes by itself
-	Jail          *Jail    `json:"jail,omitempty"` // nil starts the VMM in our own namespaces
-	Ended         []string `json:"ended"`          // executed when the VMM has ended and vmm.ExitFile is there; Spawn sets it
+	Log           string   `json:"log"`               // gets the VMM's stderr, of this run only
+	Console       string   `json:"console"`           // gets the serial console
+	ConsoleSocket string   `json:"console_socket"`    // where viewers attach; "" for none
+	MuxDevice     string   `json:"mux_device"`        // the VMM's socket of the guest channel; "" for none
+	MuxSocket     string   `json:"mux_socket"`        // offers streams to the guest
+	PIDFile       string   `json:"pid_file"`          // "" for none
+	Pipes         []Pipe   `json:"pipes"`             // what the VMM writes by itself
+	Jail          *Jail    `json:"jail,omitempty"`    // nil starts the VMM in our own namespaces
+	Servers       []Server `json:"servers,omitempty"` // ended with the VMM
+	Ended         []string `json:"ended"`             // executed when the VMM has ended and vmm.ExitFile is there; Spawn sets it
 }
 
 // Pipe is a FIFO that the VMM opens by its name, in place of a file that would grow
@@ -107,6 +108,9 @@ func Spawn(ctx context.Context, l Launcher, s Spec) (Started, error) {
 	defer cancel()
 	for _, p := range s.Pipes {
 		defer func() { _ = os.Remove(p.FIFO) }()
+	}
+	for _, b := range s.Servers {
+		defer func() { _ = os.Remove(b.Socket) }()
 	}
 	if self.PID > 0 {
 		err = errors.Join(err, proc.Kill(undo, self, 0))

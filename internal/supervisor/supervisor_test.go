@@ -31,6 +31,10 @@ func TestMain(m *testing.M) {
 		flood(os.Args[2])
 		return
 	}
+	if len(os.Args) > 1 && os.Args[1] == "serve" {
+		serve()
+		return
+	}
 	os.Exit(m.Run())
 }
 

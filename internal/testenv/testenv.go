@@ -43,6 +43,7 @@ var needs = map[string]func() string{
 	},
 	"qemu":       program("qemu-system-x86_64", "qemu-system-x86"),
 	"qemu-img":   program("qemu-img", "qemu-utils"),
+	"qemu-disks": program("qemu-storage-daemon", "qemu-system-common"),
 	"mmdebstrap": program("mmdebstrap", "mmdebstrap"),
 	"e2fsprogs":  program("mke2fs", "e2fsprogs"),
 	"squashfs":   program("sqfs2tar", "squashfs-tools-ng"),

@@ -124,6 +124,7 @@ type Probe struct {
 	Version      string       // "7.2.22"
 	Accel        string       // "kvm" or "tcg"; "" when the driver cannot run here
 	Capabilities Capabilities // meaningful when Usable
+	DiskServer   string       // the program for Launch.DiskServer; "" where there is none, or the driver needs none
 	Problems     []Problem    // why it cannot run, or runs worse
 	Usable       bool
 }
@@ -149,8 +150,11 @@ type Capabilities struct {
 	HugePages   bool // Launch.HugePages
 	Jail        bool // Launch.Jail
 	Qcow2       bool // disks may be qcow2
-	Vsock       bool
-	NestedVirt  bool
+	// Qcow2Volumes says that disks other than the root may be qcow2. Without Qcow2 such
+	// disks neither come nor go while the VM runs, and it takes no snapshot.
+	Qcow2Volumes bool
+	Vsock        bool
+	NestedVirt   bool
 }
 
 // Launch is everything a driver is told of a VM. Paths are absolute.
@@ -159,6 +163,7 @@ type Launch struct {
 	Name        string
 	Dir         string   // the VM's own directory, 0700; sockets, logs and configuration go here
 	Binary      string   // of the VMM
+	DiskServer  string   // serves the VMM disks that it cannot read itself: Probe.DiskServer
 	Jail        *Jail    // nil runs unjailed
 	Restore     *Restore // nil boots the kernel
 	Accel       string   // "kvm" or "tcg"

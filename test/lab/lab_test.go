@@ -13,12 +13,14 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
 	"time"
 
 	"github.com/mvmctl/mvm/internal/apt"
+	"github.com/mvmctl/mvm/internal/host"
 	"github.com/mvmctl/mvm/internal/initramfs"
 	"github.com/mvmctl/mvm/internal/kernel"
 	"github.com/mvmctl/mvm/internal/run"
@@ -98,6 +100,7 @@ const onlyVariable = "MVM_TEST_LAB_ONLY"
 
 func suite(t *testing.T, tests, cgroups string) {
 	t.Helper()
+	testenv.Require(t, "root", "qemu", "apt", "firecracker", "qemu-disks")
 	if only := os.Getenv(onlyVariable); only != "" {
 		tests += "/" + only
 	}
@@ -106,10 +109,12 @@ func suite(t *testing.T, tests, cgroups string) {
 	compile(l.ctx, t, test, "internal/vmm/firecracker")
 	nested := filepath.Join(l.dir, "nested.cpio")
 	nestedInitrd(t, nested, test, l.modules)
+	files := map[string]string{"/lab/vmlinux": l.vmlinux, "/lab/initrd": nested, "/lab/test": test}
+	l.diskServer(t, files)
 	l.run(t, guest{
 		cgroups: cgroups,
 		modules: []string{"kvm_amd", "tun", "vhost_vsock"},
-		files:   map[string]string{"/lab/vmlinux": l.vmlinux, "/lab/initrd": nested, "/lab/test": test},
+		files:   files,
 		script: "for n in 0 1 2; do tunctl -t lab$n && ip link set lab$n up; done\necho 140 >/proc/sys/vm/nr_hugepages\n" +
 			"MVM_TEST_FIRECRACKER=/bin/firecracker MVM_TEST_KERNEL=/lab/vmlinux MVM_TEST_INITRD=/lab/initrd " +
 			"MVM_TEST_TAPS=\"lab0 lab1 lab2\" MVM_TEST_REQUIRE=root,kvm,firecracker /lab/test -test.v -test.count=1 -test.run '" + tests + "' -test.timeout 28m",
@@ -307,11 +312,43 @@ func (l *lab) initrd(t *testing.T, dest string, g guest) {
 			w.File(name, 0o755, int64(len(text)), strings.NewReader(text))
 		}
 		addFile(t, w, "/bin/busybox", l.busybox)
+		for _, dir := range parents(g.files) {
+			w.Dir(dir, 0o755)
+		}
 		for name, path := range g.files {
 			addFile(t, w, name, path)
 		}
 		addModules(t, w, order(t, l.modules, g.modules...))
 	})
+}
+
+// parents are the directories of files that the lab has not in any case, each after
+// its own.
+func parents(files map[string]string) []string {
+	have := map[string]bool{"/": true, "/bin": true, "/lab": true}
+	var dirs []string
+	for name := range files {
+		for dir := filepath.Dir(name); !have[dir]; dir = filepath.Dir(dir) {
+			have[dir] = true
+			dirs = append(dirs, dir)
+		}
+	}
+	slices.Sort(dirs)
+	return dirs
+}
+
+// diskServer adds qemu-storage-daemon to what the lab gets, with its libraries.
+func (l *lab) diskServer(t *testing.T, files map[string]string) {
+	t.Helper()
+	program := host.Find("qemu-storage-daemon")
+	res, err := (&run.Host{}).Run(l.ctx, run.Cmd{Name: "ldd", Args: []string{program}, Env: []string{"PATH=/usr/bin:/bin"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	files["/bin/qemu-storage-daemon"] = program
+	for _, path := range regexp.MustCompile(`/\S+`).FindAllString(string(res.Stdout), -1) { // NAME => PATH (ADDRESS), or PATH (ADDRESS)
+		files[path] = path
+	}
 }
 
 func archive(t *testing.T, dest string, fill func(*initramfs.Writer)) {

@@ -35,12 +35,12 @@ func (s *Server) volume(r *ssh.Request) (any, error) {
 
 // takeVolume looks for a disk and mounts it where it is to be.
 func takeVolume(v wire.Volume) (wire.VolumeTaken, error) {
-	device, err := boot.FindDisk(v.Serials, noticeWait)
+	device, err := boot.FindDisk(v.Serials, v.Nth, noticeWait)
 	if err != nil {
 		if err := boot.RescanPCI(); err != nil {
 			return wire.VolumeTaken{}, err
 		}
-		if device, err = boot.FindDisk(v.Serials, diskWait); err != nil {
+		if device, err = boot.FindDisk(v.Serials, v.Nth, diskWait); err != nil {
 			return wire.VolumeTaken{}, err
 		}
 	}

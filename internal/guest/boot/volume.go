@@ -1,6 +1,7 @@
 package boot
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -22,11 +23,11 @@ const blockDir = "/sys/block"
 // poll is the pause between two looks for a disk.
 const poll = 10 * time.Millisecond
 
-// FindDisk returns the device of the disk that has one of the serials, waiting for
+// FindDisk returns the device of the nth disk that has one of the serials, waiting for
 // it if it is not there yet.
-func FindDisk(serials []string, limit time.Duration) (string, error) {
+func FindDisk(serials []string, nth int, limit time.Duration) (string, error) {
 	for end := time.Now().Add(limit); ; time.Sleep(poll) {
-		if name := findDisk(blockDir, serials); name != "" {
+		if name := findDisk(blockDir, serials, nth); name != "" {
 			return "/dev/" + name, nil
 		}
 		if time.Now().After(end) {
@@ -37,16 +38,23 @@ func FindDisk(serials []string, limit time.Duration) (string, error) {
 
 var errNoDisk = errors.New("no disk appeared")
 
-func findDisk(dir string, serials []string) string {
-	names, _ := filepath.Glob(filepath.Join(dir, "*", "serial"))
-	for _, file := range names {
+// findDisk returns the nth disk with one of the serials; "" when there are not as many.
+// The kernel names disks in the order in which it finds them: vdz is followed by vdaa.
+func findDisk(dir string, serials []string, nth int) string {
+	files, _ := filepath.Glob(filepath.Join(dir, "*", "serial"))
+	var found []string
+	for _, file := range files {
 		data, err := os.ReadFile(file)
 		// An empty serial is that of a disk that was given none.
 		if s := strings.TrimSpace(string(data)); err == nil && s != "" && slices.Contains(serials, s) {
-			return filepath.Base(filepath.Dir(file))
+			found = append(found, filepath.Base(filepath.Dir(file)))
 		}
 	}
-	return ""
+	if nth < 0 || nth >= len(found) {
+		return ""
+	}
+	slices.SortFunc(found, func(a, b string) int { return cmp.Or(cmp.Compare(len(a), len(b)), strings.Compare(a, b)) })
+	return found[nth]
 }
 
 // RescanPCI has the kernel look for devices that were plugged in without its being told.
@@ -93,7 +101,7 @@ const bootDiskWait = 5 * time.Second
 
 // mountAtBoot mounts a volume below the root that is not yet "/".
 func mountAtBoot(root *Rootfs, v wire.Volume) error {
-	device, err := FindDisk(v.Serials, bootDiskWait)
+	device, err := FindDisk(v.Serials, v.Nth, bootDiskWait)
 	if err != nil {
 		return err
 	}
@@ -164,7 +172,7 @@ func unescape(s string) string { return escapes.Replace(s) }
 // ReleaseDisk unmounts a disk wherever it is mounted, and says what else is in the
 // way. With eject its device is taken out as well.
 func ReleaseDisk(serials []string, eject bool) error {
-	name := findDisk(blockDir, serials)
+	name := findDisk(blockDir, serials, 0)
 	if name == "" {
 		return nil
 	}

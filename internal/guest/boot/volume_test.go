@@ -27,11 +27,23 @@ func TestFindDisk(t *testing.T) {
 	for want, serials := range map[string][]string{
 		"vdb": {"vol-0123456789abcdef", "1"}, "vdc": {"none", "6502412345678"}, "vda": {"rootfs"}, "": {"", "vol-"},
 	} {
-		if got := findDisk(dir, serials); got != want {
+		if got := findDisk(dir, serials, 0); got != want {
 			t.Errorf("%q is %q, want %q", serials, got, want)
 		}
+		if got := findDisk(dir, serials, 1); got != "" {
+			t.Errorf("the second %q is %q", serials, got)
+		}
 	}
-	if _, err := FindDisk([]string{"no-such-serial"}, 0); !errors.Is(err, errNoDisk) || !strings.Contains(err.Error(), "no-such-serial") {
+	for _, name := range []string{"vde", "vdaa", "vdz"} { // as many disks of one server's kind
+		must(t, os.Mkdir(filepath.Join(dir, name), 0o755))
+		must(t, os.WriteFile(filepath.Join(dir, name, "serial"), []byte("vhost_user_blk"), 0o644))
+	}
+	for nth, want := range map[int]string{-1: "", 0: "vde", 1: "vdz", 2: "vdaa", 3: ""} {
+		if got := findDisk(dir, []string{"vhost_user_blk"}, nth); got != want {
+			t.Errorf("disk %d of a server is %q, want %q", nth, got, want)
+		}
+	}
+	if _, err := FindDisk([]string{"no-such-serial"}, 0, 0); !errors.Is(err, errNoDisk) || !strings.Contains(err.Error(), "no-such-serial") {
 		t.Error(err)
 	}
 }

@@ -9,6 +9,7 @@ const (
 // Volume is a disk that the guest is to use, and where.
 type Volume struct {
 	Serials  []string `json:"serials"`   // what the disk calls itself: one of these, by VMM
+	Nth      int      `json:"nth"`       // which of the disks that call themselves so, from 0, in the order of their names
 	Mount    string   `json:"mount"`     // absolute path, made when missing; "" only looks for the disk
 	FSType   string   `json:"fs_type"`   // tried first; "" when it is not known
 	ReadOnly bool     `json:"read_only"` // mount it so

@@ -111,8 +111,12 @@ func checkNames(l vmm.Launch) error {
 
 func checkDisks(l vmm.Launch) error {
 	seen := map[string]bool{}
-	for _, disk := range l.Disks {
-		if err := checkDisk(disk); err != nil {
+	for i, disk := range l.Disks {
+		err := checkDisk(disk)
+		if err == nil && served(disk) {
+			err = checkServed(l, disk, i == 0)
+		}
+		if err != nil {
 			return err
 		}
 		if seen[deviceID(disk.ID)] {
@@ -130,8 +134,8 @@ func checkDisk(disk vmm.Disk) error {
 	if !filepath.IsAbs(disk.Path) {
 		return invalid("disk "+disk.ID, "its path %q is not absolute", disk.Path).WithHint("give the whole path")
 	}
-	if disk.Format != "raw" {
-		return unsupported("disk "+disk.ID, "its format is "+disk.Format+", and only raw is known").
+	if disk.Format != "raw" && !served(disk) {
+		return unsupported("disk "+disk.ID, fmt.Sprintf("its format is %q, and only raw and qcow2 are known", disk.Format)).
 			WithHint("convert the disk to raw, or use --hypervisor qemu")
 	}
 	return mvm.Wrap(disk.Limit.Check(), "limit disk", disk.ID)

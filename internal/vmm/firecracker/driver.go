@@ -85,7 +85,7 @@ func (d *Driver) start(ctx context.Context, l vmm.Launch) (*machine, error) {
 // launch starts a VMM, which boots what it was configured for, or loads a snapshot
 // and, if it is to, tells the guest the time.
 func (d *Driver) launch(ctx context.Context, l vmm.Launch, clock bool) (*machine, error) {
-	if err := Unjail(ctx, l.Dir, l.ID); err != nil { // of a run that a crash ended
+	if err := errors.Join(supervisor.EndServers(ctx, l.ID), Unjail(ctx, l.Dir, l.ID)); err != nil { // of a run that a crash ended
 		return nil, err
 	}
 	r, err := d.Render(l)
@@ -107,11 +107,16 @@ func (d *Driver) launch(ctx context.Context, l vmm.Launch, clock bool) (*machine
 			return nil, err
 		}
 	}
+	spec, err := d.spec(e.launch, e.rendered, e.jail)
+	if err != nil {
+		removeNames(l)
+		return nil, errors.Join(err, Unjail(context.WithoutCancel(ctx), l.Dir, l.ID))
+	}
 	m := d.machine(vmm.Handle{
 		Version: handleVersion, Driver: d.Name(), ID: l.ID, Dir: l.Dir,
 		APISocket: r.APISocket, Guest: r.Guest, Accel: "kvm", Jail: e.jailed, Extra: more,
 	})
-	started, err := supervisor.Spawn(ctx, d.opts.Launcher, d.spec(e.launch, e.rendered, e.jail))
+	started, err := supervisor.Spawn(ctx, d.opts.Launcher, spec)
 	m.handle.VMM, m.handle.Supervisor = started.VMM, started.Supervisor
 	if err == nil {
 		if err = m.comeUp(ctx, l, clock); err != nil {
@@ -142,6 +147,9 @@ func prepare(l vmm.Launch, r vmm.Rendered) error {
 		return err
 	}
 	for _, disk := range l.Disks {
+		if served(disk) {
+			continue
+		}
 		if err := linkDisk(l.Dir, disk); err != nil {
 			return err
 		}
@@ -165,7 +173,7 @@ func prepare(l vmm.Launch, r vmm.Rendered) error {
 // Firecracker opens by itself and writes without O_APPEND.
 const stderrFile = "firecracker.stderr"
 
-func (d *Driver) spec(l vmm.Launch, r vmm.Rendered, jail *supervisor.Jail) supervisor.Spec {
+func (d *Driver) spec(l vmm.Launch, r vmm.Rendered, jail *supervisor.Jail) (supervisor.Spec, error) {
 	in := func(name string) string {
 		if name == "" {
 			return ""
@@ -179,10 +187,12 @@ func (d *Driver) spec(l vmm.Launch, r vmm.Rendered, jail *supervisor.Jail) super
 	if l.Metrics {
 		pipes = append(pipes, supervisor.Pipe{FIFO: in(l.Files.Metrics + pipeSuffix), File: in(l.Files.Metrics)})
 	}
+	servers, err := serversOf(l)
 	return supervisor.Spec{
 		ID: l.ID, Dir: l.Dir, Argv: r.Argv, Env: l.Env, Log: in(stderrFile),
 		Pipes: pipes, Console: in(l.Files.Console), ConsoleSocket: in(l.Files.ConsoleSocket), PIDFile: in(l.Files.PID), Jail: jail,
-	}
+		Servers: servers,
+	}, err
 }
 
 // undo ends a VMM that did not come up and its supervisor, whatever became of

@@ -11,10 +11,13 @@ import (
 	"github.com/mvmctl/mvm/internal/vmm"
 )
 
-// hasDisk asks Firecracker for a drive.
-func (m *machine) hasDisk(ctx context.Context, id string) (bool, error) {
+// findDisk asks Firecracker for a drive; nil when it has none of that id.
+func (m *machine) findDisk(ctx context.Context, id string) (*Drive, error) {
 	cfg, err := m.api.Config(ctx)
-	return slices.ContainsFunc(cfg.Drives, func(d Drive) bool { return d.ID == deviceID(id) }), err
+	if i := slices.IndexFunc(cfg.Drives, func(d Drive) bool { return d.ID == deviceID(id) }); i >= 0 {
+		return &cfg.Drives[i], err
+	}
+	return nil, err
 }
 
 // AttachDisk implements vmm.DiskHotplugger. The guest finds the disk when it scans
@@ -23,14 +26,17 @@ func (m *machine) AttachDisk(ctx context.Context, d vmm.Disk) error {
 	if err := checkDisk(d); err != nil {
 		return err
 	}
+	if served(d) {
+		return onlyFromStart("takes")
+	}
 	if _, err := os.Stat(d.Path); err != nil {
 		return mvm.Errorf(mvm.ErrUnavailable, "%w", err).WithHint("see whether the volume is there")
 	}
-	there, err := m.hasDisk(ctx, d.ID)
+	there, err := m.findDisk(ctx, d.ID)
 	if err != nil {
 		return err
 	}
-	if there { // before its link is touched
+	if there != nil { // before its link is touched
 		return taken(d.ID)
 	}
 	if err := m.addressesAgree(); err != nil {
@@ -89,8 +95,11 @@ func (m *machine) DetachDisk(ctx context.Context, id string) error {
 	if id == m.extra().Root {
 		return mvm.Errorf(mvm.ErrConflict, "%s is the root disk", id).WithHint("stop the VM, and remove it with its disk")
 	}
-	there, err := m.hasDisk(ctx, id)
-	if err == nil && there {
+	there, err := m.findDisk(ctx, id)
+	if err == nil && there != nil && there.Socket != "" {
+		return onlyFromStart("changes")
+	}
+	if err == nil && there != nil {
 		err = m.noteUnplug()
 	}
 	if err != nil {

@@ -146,6 +146,9 @@ func checkJailNames(l vmm.Launch) error {
 	}
 	for _, d := range l.Disks {
 		first, _, _ := strings.Cut(diskName(l.Dir, d), "/")
+		if served(d) {
+			first = socketName(d)
+		}
 		names["disk "+d.ID] = first
 	}
 	for field, name := range names {

@@ -34,6 +34,7 @@ type handed struct {
 	path     string // on the host
 	readOnly bool
 	fifo     bool // of ours, to write to
+	served   bool // to its server, and not to the VMM
 }
 
 // handedTo lists the files of a launch.
@@ -52,7 +53,7 @@ func handedTo(l vmm.Launch) []handed {
 		add(jailInitrd, l.Initrd)
 	}
 	for _, d := range l.Disks {
-		files = append(files, handed{name: diskName(l.Dir, d), path: d.Path, readOnly: d.ReadOnly})
+		files = append(files, handed{name: diskName(l.Dir, d), path: d.Path, readOnly: d.ReadOnly, served: served(d)})
 	}
 	for _, name := range pipesOf(l) {
 		files = append(files, handed{name: name, path: filepath.Join(l.Dir, name), fifo: true})
@@ -212,6 +213,7 @@ func furnish(ctx context.Context, l vmm.Launch, config []byte) ([]supervisor.Bin
 		return nil, err
 	}
 	binds := []supervisor.Bind{stage}
+	toServer := map[string]string{} // the disk, by path
 	for _, h := range handedTo(l) {
 		path, t, err := look(h)
 		if err != nil {
@@ -219,6 +221,10 @@ func furnish(ctx context.Context, l vmm.Launch, config []byte) ([]supervisor.Bin
 		}
 		if t != nil {
 			b.Loans = append(b.Loans, *t)
+		}
+		if h.served {
+			toServer[path] = h.name
+			continue
 		}
 		binds = append(binds, supervisor.Bind{From: path, To: filepath.Join(root, h.name), ReadOnly: h.readOnly})
 	}
@@ -232,6 +238,8 @@ func furnish(ctx context.Context, l vmm.Launch, config []byte) ([]supervisor.Bin
 	for _, t := range b.Loans {
 		if err := b.lend(t); err != nil && !errors.Is(err, fsx.ErrNoACL) {
 			return nil, err
+		} else if err != nil && toServer[t.Path] != "" {
+			return nil, unsupported(toServer[t.Path], "its file system cannot let the VM's user read it").WithHint("leave the jailer off: --no-jailer")
 		} else if err != nil {
 			lent[t.Path] = err
 		}

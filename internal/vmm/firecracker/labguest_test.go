@@ -43,6 +43,14 @@ func guestMain() {
 	disks, _ := filepath.Glob("/sys/block/vd*")
 	nics, _ := filepath.Glob("/sys/class/net/eth*")
 	say("labguest: %d disks, %d interfaces", len(disks), len(nics))
+	for _, disk := range disks {
+		size, err1 := os.ReadFile(disk + "/size")
+		readOnly, err2 := os.ReadFile(disk + "/ro")
+		say("labguest: %s has %s sectors, read-only %s", filepath.Base(disk), strings.TrimSpace(string(size)), strings.TrimSpace(string(readOnly)))
+		if err := errors.Join(err1, err2); err != nil {
+			say("labguest: %v", err)
+		}
+	}
 	go echoVsock(say)
 	say("labguest: ready")
 	if args, err := os.ReadFile("/proc/cmdline"); err == nil && strings.Contains(string(args), fakevmm.PowerOffArg) {

@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"net"
 	"os"
+	"path/filepath"
 	"runtime"
 	"strings"
 	"time"
@@ -38,10 +39,11 @@ var (
 type extra struct {
 	Root    string `json:"root,omitempty"`    // id of the root disk
 	Metrics string `json:"metrics,omitempty"` // name of the file, in the VM's directory
+	Served  bool   `json:"served,omitempty"`  // disks come from servers
 }
 
 func extraOf(l vmm.Launch) extra {
-	var e extra
+	e := extra{Served: anyServed(l)}
 	if len(l.Disks) > 0 {
 		e.Root = l.Disks[0].ID
 	}
@@ -123,7 +125,11 @@ func (m *machine) clear(ctx context.Context) error {
 	if others, err := proc.FindByArg(supervisor.Token(m.handle.ID)); err != nil || len(others) > 0 {
 		return err
 	}
-	for _, path := range []string{m.handle.APISocket, m.handle.Guest.Path} {
+	if err := supervisor.EndServers(ctx, m.handle.ID); err != nil {
+		return err
+	}
+	sockets, _ := filepath.Glob(filepath.Join(m.handle.Dir, linkPrefix+"*"+socketSuffix))
+	for _, path := range append(sockets, m.handle.APISocket, m.handle.Guest.Path) {
 		if path == "" {
 			continue
 		}
@@ -139,7 +145,22 @@ func (m *machine) clear(ctx context.Context) error {
 func (m *machine) Close() error { return nil }
 
 // Pause implements vmm.Pauser. A paused VM stays paused.
-func (m *machine) Pause(ctx context.Context) error { return m.api.Pause(ctx) }
+//
+// What makes Resume work where vsock falls silent needs a snapshot to be begun, which
+// Firecracker refuses for a VM with disks from servers.
+func (m *machine) Pause(ctx context.Context) error {
+	info, err := m.api.Info(ctx)
+	if err == nil && m.handle.Guest.Kind != "" && silencesVsock(info.Version) {
+		err = m.servesDisks("pause", "version "+info.Version+" could not reach the guest's agent any more when it goes on")
+	}
+	if err != nil {
+		return err
+	}
+	return m.api.Pause(ctx)
+}
+
+// silencesVsock tells whether a Firecracker stops delivering to vsock when it resumes.
+func silencesVsock(version string) bool { return version == "1.16.0" || version == "1.16.1" }
 
 // Resume implements vmm.Pauser. A running VM is left alone.
 //
@@ -156,7 +177,7 @@ func (m *machine) Resume(ctx context.Context) error {
 	if info.State == "Running" {
 		return nil // a second resume would silence vsock too
 	}
-	if m.handle.Guest.Kind != "" && (info.Version == "1.16.0" || info.Version == "1.16.1") {
+	if m.handle.Guest.Kind != "" && silencesVsock(info.Version) {
 		const nowhere = "/dev/null/nowhere" // ENOTDIR, whoever asks
 		_ = m.api.CreateSnapshot(ctx, SnapshotCreate{State: nowhere, Mem: nowhere})
 	}

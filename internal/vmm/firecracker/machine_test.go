@@ -207,6 +207,7 @@ func suite(t *testing.T, with func(*testing.T) bench) {
 		{"orphan", testOrphan},
 		{"hotplugged", testHotplugged},
 		{"no hotplug by MMIO", testNoHotplugByMMIO},
+		{"served disks", testServed},
 	} {
 		t.Run(tt.name, func(t *testing.T) { tt.test(t, with(t)) })
 	}
@@ -320,7 +321,7 @@ func testKill(t *testing.T, b bench) {
 func testStartFails(t *testing.T, b bench) {
 	says := map[string]string{
 		"no kernel": "nonexistent/vmlinux", "no initrd": "nonexistent/initrd", "no disk": "nonexistent/disk",
-		"no binary": "no such file", "bad MAC": "InvalidJson", "unsupported": "qcow2",
+		"no binary": "no such file", "bad MAC": "InvalidJson", "unsupported": "vmdk",
 	}
 	for name, change := range map[string]func(*vmm.Launch){
 		"no kernel":   func(l *vmm.Launch) { l.Kernel = "/nonexistent/vmlinux" },
@@ -328,7 +329,7 @@ func testStartFails(t *testing.T, b bench) {
 		"no disk":     func(l *vmm.Launch) { l.Disks[0].Path = "/nonexistent/disk" },
 		"no binary":   func(l *vmm.Launch) { l.Binary = "/nonexistent/firecracker" },
 		"bad MAC":     func(l *vmm.Launch) { l.NICs = []vmm.NIC{{ID: "eth0", Tap: "none", MAC: "xx"}} },
-		"unsupported": func(l *vmm.Launch) { l.Disks[0].Format = "qcow2" },
+		"unsupported": func(l *vmm.Launch) { l.Disks[0].Format = "vmdk" },
 	} {
 		t.Run(name, func(t *testing.T) {
 			l := b.launch(t)

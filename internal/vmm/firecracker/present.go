@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/mvmctl/mvm"
+	"github.com/mvmctl/mvm/internal/disk"
 	"github.com/mvmctl/mvm/internal/vmm"
 )
 
@@ -24,8 +25,11 @@ func present(l vmm.Launch) error {
 	} else {
 		files = append(files, file{l.Kernel, "mvm kernel pull"}, file{l.Initrd, "stop the VM and start it again"})
 	}
-	for _, disk := range l.Disks {
-		files = append(files, file{disk.Path, "remove the VM and create it again"})
+	for _, d := range l.Disks {
+		files = append(files, file{d.Path, "remove the VM and create it again"})
+	}
+	if anyServed(l) {
+		files = append(files, file{l.DiskServer, "apt-get install " + diskServerPackage})
 	}
 	for _, f := range files {
 		if f.path == "" {
@@ -33,6 +37,11 @@ func present(l vmm.Launch) error {
 		}
 		if _, err := os.Stat(f.path); err != nil {
 			return mvm.Errorf(mvm.ErrUnavailable, "%w", err).WithHint("%s", f.hint)
+		}
+	}
+	for _, d := range l.Disks {
+		if err := disk.Standalone(d.Path, d.Format); err != nil {
+			return err
 		}
 	}
 	if l.Restore != nil {

@@ -27,6 +27,9 @@ func (d *Driver) Probe(ctx context.Context) vmm.Probe {
 		Pause: true, Snapshot: true, DiskHotplug: true, Balloon: true, RateLimit: true, NICLimit: true, Metadata: true,
 		Metrics: true, Jail: true, HugePages: true, Vsock: true, NestedVirt: nested(),
 	}}
+	if p.DiskServer = host.Find(diskServer); p.DiskServer != "" {
+		p.Capabilities.Qcow2Volumes = true
+	}
 	bad := func(err error) {
 		p.Problems = append(p.Problems, vmm.Problem{What: err.Error(), Hint: mvm.HintOf(err), Fatal: true})
 	}

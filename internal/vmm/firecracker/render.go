@@ -165,6 +165,9 @@ func loadOf(l vmm.Launch) SnapshotLoad {
 // which passes the guest's flushes on to the file: its default, "Unsafe", drops
 // them, and nobody asked for that.
 func driveOf(dir string, disk vmm.Disk, root bool) Drive {
+	if served(disk) { // what is not given here is the server's
+		return Drive{ID: deviceID(disk.ID), Socket: socketName(disk), CacheType: "Writeback"}
+	}
 	d := Drive{
 		ID: deviceID(disk.ID), Path: diskName(dir, disk), Root: root, ReadOnly: disk.ReadOnly,
 		CacheType: "Writeback", IOEngine: "Sync", Limiter: limiterOf(disk.Limit),

@@ -45,7 +45,6 @@ const everythingRendered = `{
       "drive_id": "rootfs",
       "path_on_host": "rootfs.raw",
       "is_root_device": false,
-      "is_read_only": false,
       "cache_type": "Writeback",
       "io_engine": "Async",
       "rate_limiter": {
@@ -193,7 +192,6 @@ func TestRender(t *testing.T) {
       "drive_id": "rootfs",
       "path_on_host": "rootfs.raw",
       "is_root_device": false,
-      "is_read_only": false,
       "cache_type": "Writeback",
       "io_engine": "Sync"
     },

@@ -53,6 +53,9 @@ func running(err error) error {
 // canSnapshot refuses what Firecracker would write and then not load, and a VM that
 // runs: there the attempt would cut the connections to its vsock.
 func (m *machine) canSnapshot(ctx context.Context, diff bool) error {
+	if err := m.servesDisks("snapshot", "what "+diskServer+" has in its memory would be missing"); err != nil {
+		return err
+	}
 	info, err := m.api.Info(ctx)
 	if err != nil {
 		return err

@@ -31,9 +31,10 @@ type BootSource struct {
 // only, because the API takes no other (checked_id in Firecracker's source).
 type Drive struct {
 	ID        string       `json:"drive_id"`
-	Path      string       `json:"path_on_host"`
+	Path      string       `json:"path_on_host,omitempty"`
+	Socket    string       `json:"socket,omitempty"` // of a vhost-user server, in place of Path, ReadOnly, IOEngine and Limiter
 	Root      bool         `json:"is_root_device"`
-	ReadOnly  bool         `json:"is_read_only"`
+	ReadOnly  bool         `json:"is_read_only,omitempty"`
 	CacheType string       `json:"cache_type,omitempty"` // "Unsafe" ignores the guest's flushes, "Writeback" obeys them
 	IOEngine  string       `json:"io_engine,omitempty"`  // "Sync" or "Async" (io_uring)
 	Limiter   *RateLimiter `json:"rate_limiter,omitempty"`

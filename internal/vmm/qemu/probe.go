@@ -30,7 +30,7 @@ const (
 // Probe implements vmm.Driver.
 func (d *Driver) Probe(ctx context.Context) vmm.Probe {
 	p := vmm.Probe{Capabilities: vmm.Capabilities{
-		Pause: true, Snapshot: true, DiskHotplug: true, Balloon: true, RateLimit: true, HugePages: true, Qcow2: true, NestedVirt: true,
+		Pause: true, Snapshot: true, DiskHotplug: true, Balloon: true, RateLimit: true, HugePages: true, Qcow2: true, Qcow2Volumes: true, NestedVirt: true,
 	}}
 	path, err := d.find()
 	if err == nil {

@@ -12,7 +12,8 @@ import (
 
 // Each capability is there as an interface, too, or is refused by its name.
 func testCapabilities(t *testing.T, f Fixture) {
-	have := f.Driver.Probe(within(t)).Capabilities
+	probe := f.Driver.Probe(within(t))
+	have := probe.Capabilities
 	m := start(t, f, f.Launch(t))
 	_, pause := m.(vmm.Pauser)
 	_, snapshot := m.(vmm.Snapshotter)
@@ -40,6 +41,10 @@ func testCapabilities(t *testing.T, f Fixture) {
 	}{
 		"Qcow2": {have.Qcow2, func(l *vmm.Launch) {
 			l.Disks = []vmm.Disk{{ID: "rootfs", Path: filepath.Join(l.Dir, "rootfs"), Format: "qcow2"}}
+		}},
+		"Qcow2Volumes": {have.Qcow2Volumes, func(l *vmm.Launch) {
+			l.DiskServer = probe.DiskServer
+			l.Disks = []vmm.Disk{{ID: "rootfs", Path: filepath.Join(l.Dir, "rootfs"), Format: "raw"}, {ID: "data", Path: filepath.Join(l.Dir, "data"), Format: "qcow2"}}
 		}},
 		"Snapshot": {have.Snapshot, func(l *vmm.Launch) { l.Restore = &vmm.Restore{State: "/s/state", Mem: "/s/mem"} }},
 		"Balloon":  {have.Balloon, func(l *vmm.Launch) { l.Balloon = &vmm.Balloon{MiB: 1} }},

@@ -52,7 +52,7 @@ func (f *Fake) Name() string { return "fake" }
 // Probe implements vmm.Driver.
 func (f *Fake) Probe(context.Context) vmm.Probe {
 	return vmm.Probe{Path: "/proc/self/exe", Version: "1.0.0", Accel: "tcg", Usable: true, Capabilities: vmm.Capabilities{
-		Pause: true, Snapshot: true, DiskHotplug: true, Balloon: true, RateLimit: true, NICLimit: true, Metadata: true, Metrics: true, HugePages: true, Qcow2: true,
+		Pause: true, Snapshot: true, DiskHotplug: true, Balloon: true, RateLimit: true, NICLimit: true, Metadata: true, Metrics: true, HugePages: true, Qcow2: true, Qcow2Volumes: true,
 	}}
 }
 

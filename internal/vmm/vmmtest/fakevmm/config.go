@@ -33,12 +33,15 @@ type bootSource struct {
 
 type drive struct {
 	ID        string       `json:"drive_id"`
-	Path      string       `json:"path_on_host"`
+	Path      string       `json:"path_on_host,omitempty"`
+	Socket    string       `json:"socket,omitempty"`
 	Root      bool         `json:"is_root_device"`
-	ReadOnly  bool         `json:"is_read_only"`
-	CacheType string       `json:"cache_type"`
-	IOEngine  string       `json:"io_engine"`
-	Limiter   *rateLimiter `json:"rate_limiter"`
+	ReadOnly  *bool        `json:"is_read_only,omitempty"`
+	CacheType string       `json:"cache_type,omitempty"`
+	IOEngine  string       `json:"io_engine,omitempty"`
+	Limiter   *rateLimiter `json:"rate_limiter,omitempty"`
+
+	server *vuDisk // behind Socket
 }
 
 type machineConfig struct {
@@ -161,8 +164,8 @@ func (c *config) check() error {
 			return fmt.Errorf("BuildFromJson(ParseFromJson(BootSource(InvalidInitrdPath(%w))))", err)
 		}
 	}
-	for _, d := range c.Drives {
-		if err := d.check(); err != nil {
+	for i := range c.Drives {
+		if err := c.Drives[i].open(); err != nil {
 			return fmt.Errorf("BuildFromJson(ParseFromJson(BlockDevice(CreateBlockDevice(%w))))", err)
 		}
 	}
@@ -200,10 +203,39 @@ func (c *config) checkNICs() error {
 	return nil
 }
 
+// open opens the drive's file, or connects to its server for as long as the fake runs.
+func (d *drive) open() (err error) {
+	if d.Socket == "" {
+		return d.check()
+	}
+	if d.Path != "" || d.ReadOnly != nil || d.IOEngine != "" || d.Limiter != nil {
+		return errors.New("InvalidBlockConfig")
+	}
+	d.server, err = connectDisk(d.Socket)
+	return err
+}
+
+// size is what the guest sees of the drive: sectors of 512 bytes, and 1 for one that
+// it cannot write to.
+func (d *drive) size() (sectors uint64, readOnly int) {
+	var size int64
+	if fi, err := os.Stat(d.Path); err == nil {
+		size = fi.Size()
+	}
+	sectors, ro := uint64(size)/512, d.ReadOnly != nil && *d.ReadOnly //nolint:gosec // not negative
+	if d.server != nil {
+		sectors, ro = d.server.sectors, d.server.readOnly
+	}
+	if ro {
+		readOnly = 1
+	}
+	return sectors, readOnly
+}
+
 // check opens the drive's file.
-func (d drive) check() error {
+func (d *drive) check() error {
 	how := os.O_RDWR
-	if d.ReadOnly {
+	if d.ReadOnly != nil && *d.ReadOnly {
 		how = os.O_RDONLY
 	}
 	if err := opens(d.Path, how); err != nil {

@@ -106,7 +106,7 @@ func (m *machine) addDrive(body []byte) error {
 	case d.Root:
 		return refusal("Drive config error: A root block device already exists!")
 	}
-	if err := d.check(); err != nil {
+	if err := d.open(); err != nil {
 		return refusal("Drive config error: Unable to create the virtio block device: " + err.Error())
 	}
 	m.config.Drives = append(m.config.Drives, d)

@@ -167,6 +167,10 @@ func (g *guest) boot(args string, c *config, drives int) int {
 	nameThread()
 	g.print("Linux version 6.1.0-fakevmm\r\nCommand line: " + args + "\r\n")
 	g.print(fmt.Sprintf("fakevmm: %d CPUs, %d MiB, %d disks, %d interfaces\r\n", c.Machine.VCPUs, c.Machine.Mem, drives, len(c.NICs)))
+	for i, d := range c.Drives {
+		sectors, readOnly := d.size()
+		g.print(fmt.Sprintf("fakevmm: vd%c has %d sectors, read-only %d\r\n", 'a'+i, sectors, readOnly))
+	}
 	g.bootOn()
 	return g.live()
 }

@@ -40,6 +40,11 @@ func (m *machine) onSnapshot(path string, body []byte) error {
 	if err := json.Unmarshal(body, &s); err != nil {
 		return err
 	}
+	for _, d := range m.config.Drives {
+		if d.server != nil {
+			return refusal("Create snapshot error: Cannot save the microVM state: Operation not allowed: Devices without snapshot support are present: vhost-user-block(id: " + d.ID + ")")
+		}
+	}
 	m.guest.queueReset() // devices are saved first, vCPUs are looked at later
 	if m.state != "Paused" {
 		return refusal("Create snapshot error: Cannot save the microVM state: Operation not allowed: save/restore unavailable while running")
@@ -195,8 +200,8 @@ func (r loadRequest) override(c *config) error {
 // resurrect makes the devices, and a guest whose vCPUs are paused.
 func (m *machine) resurrect(s *savedState) error {
 	c := &s.Config
-	for _, d := range c.Drives {
-		if err := d.check(); err != nil {
+	for i := range c.Drives {
+		if err := c.Drives[i].check(); err != nil {
 			return err
 		}
 	}
