@@ -173,6 +173,9 @@ func unkillable(vmID string, limit time.Duration) error {
 // clearVMM removes what a VMM that has ended may have left.
 func (c *core) clearVMM(ctx context.Context, vmID string) error {
 	dir := c.paths.vm(vmID)
+	if err := supervisor.EndServers(ctx, vmID); err != nil {
+		return err
+	}
 	if err := removeSockets(dir); err != nil {
 		return err
 	}

@@ -20,6 +20,9 @@ func (c *core) observe(ctx context.Context, st *store.Store, vms ...*mvm.VMInsta
 		observeServer(vm)
 		if hasEnded(vm) {
 			ended, deaths = append(ended, vm), append(deaths, c.autopsy(ctx, vm))
+			if c.mayAct() {
+				_ = supervisor.EndServers(ctx, vm.ID) // else its volumes are held; the next command tries again
+			}
 		}
 	}
 	if len(ended) > 0 {

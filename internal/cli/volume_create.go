@@ -20,9 +20,12 @@ func newVolumeCreate(a *app) *cobra.Command {
 		Short: "Make a volume",
 		Long: `Make a volume. A raw one takes all its room on the host at once, so that a VM never
 runs out of it; with --sparse, and as qcow2, it takes room when it is written to.
-Firecracker takes raw volumes only.`,
+Firecracker gets a qcow2 volume from qemu-storage-daemon (package qemu-system-common),
+takes and gives it back only when the VM starts and ends, and takes no snapshot of such
+a VM.`,
 		Example: `  mvm volume create data 10G --mkfs ext4
   mvm volume create scratch 1T --sparse
+  mvm volume create thin 100G --format qcow2 --mkfs ext4
   mvm volume create models 50G --shareable --mkfs xfs`,
 		Args:              needs(2, 2, "a name and a size"),
 		ValidArgsFunction: fixed(),
