@@ -147,7 +147,7 @@ func (c *core) catalogSource(ctx context.Context, st *store.Store, arch string, 
 		return catalog.Source{}, err
 	}
 	ttl := time.Duration(set.num("defaults.image", "remote_list_cache_ttl")) * time.Second
-	return catalog.Source{Fetcher: c.fetcher(progress, noCache), TTL: ttl, Arch: arch}, nil
+	return catalog.Source{Fetcher: c.fetcher(progress, noCache), TTL: ttl, Arch: arch, Notice: c.notice}, nil
 }
 
 // ImageRemoteInput says what to list of the images that can be pulled.

@@ -170,6 +170,10 @@ func choose(all []candidate, arch string, number int, disabled []string) (candid
 		return candidate{}, mvm.Errorf(mvm.ErrUnsupported, "its root is in an LVM volume, and those are not read (%s)", listed(all)).
 			WithHint("get the image without LVM; distributions have both")
 	}
+	if len(all) > 0 && len(pickAll(all, func(c candidate) bool { return canBeRoot(c.info) })) == 0 {
+		return candidate{}, mvm.Errorf(mvm.ErrInvalid, "none of its partitions has a file system that can be a root (%s)", listed(all)).
+			WithHint("import an image with an ext4, xfs or btrfs root that is not encrypted")
+	}
 	return candidate{}, none(all, "it cannot be told which partition is the root")
 }
 

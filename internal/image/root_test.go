@@ -62,6 +62,9 @@ func TestChooseRoot(t *testing.T) {
 			if got.Number != c.want && err == nil || (err == nil) != (c.want > 0) || err != nil && mvm.HintOf(err) == "" {
 				t.Errorf("%v, %v (hint %q)", got, err, mvm.HintOf(err))
 			}
+			if name == "nothing that can be read" && !strings.Contains(mvm.HintOf(err), "encrypted") {
+				t.Error(mvm.HintOf(err)) // a number would be no help
+			}
 			if name == "LVM" && !errors.Is(err, mvm.ErrUnsupported) {
 				t.Error(err)
 			}

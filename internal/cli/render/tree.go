@@ -133,10 +133,14 @@ func (o *Output) text(key, s string) string {
 func number(key string, n json.Number) string {
 	i, err := n.Int64()
 	if err != nil {
+		if f, err := n.Float64(); err == nil {
+			return strconv.FormatFloat(f, 'f', 2, 64)
+		}
 		return n.String()
 	}
 	switch {
-	case strings.HasSuffix(key, "_bytes"), strings.HasSuffix(key, "-size"): // the latter as qemu-img writes it
+	case strings.HasSuffix(key, "_bytes"), strings.HasSuffix(key, "-size"), // the latter as qemu-img writes it
+		key == "original_size", key == "compressed_size":
 		return Size(i) + " (" + n.String() + " bytes)"
 	case strings.HasSuffix(key, "_mib"):
 		return n.String() + " MiB"

@@ -87,9 +87,14 @@ func TestFailsClosed(t *testing.T) {
 	u := imagetest.NewUpstream()
 	path := u.Publish("ubuntu", []byte("good"))
 	s := source(t, u)
+	told := ""
+	s.Notice = func(text string) { told = text }
 	f, _, err := s.Find(t.Context(), e, "")
 	if err != nil {
 		t.Fatal(err)
+	}
+	if !strings.Contains(told, "the key ubuntu-cloudimage is not in") {
+		t.Errorf("of the signature nobody checks it is told %q", told)
 	}
 	u.Put(path, []byte("evil"))
 	if _, err := s.Fetch(t.Context(), f); !errors.Is(err, mvm.ErrBroken) || mvm.HintOf(err) == "" {

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"errors"
+	"fmt"
 	"regexp"
 	"slices"
 	"strconv"
@@ -19,6 +20,8 @@ type Source struct {
 	*asset.Fetcher
 	TTL  time.Duration // how long a listing is good
 	Arch string        // as uname -m says it
+
+	Notice func(text string) // is told what a user should know; may be nil
 }
 
 // version is one that a listing has.
@@ -214,6 +217,9 @@ func (s Source) signature(e Entry, fill func(string) string) *asset.Signature {
 		sig.URL = fill(e.Signature)
 	}
 	if _, err := asset.LoadKeyring(sig.Upstream, s.Keys); errors.Is(err, mvm.ErrNotFound) && !e.MustBeSigned {
+		if s.Notice != nil {
+			s.Notice(fmt.Sprintf("the checksums of %s are signed, and not checked for that: the key %s is not in %s", e.Name, sig.Upstream, s.Keys))
+		}
 		return nil
 	}
 	return sig
