@@ -199,7 +199,7 @@ func (c *copying) transfer(ctx context.Context, from, to cpPlace) (tree.Stats, e
 	got.Skipped = sent.Skipped
 	switch cause := context.Cause(ctx); {
 	case cause != nil:
-		return got, cause
+		return got, mvm.Wrap(cause, "copy files of", firstOf(from.vm, to.vm))
 	case sent.err != nil && !errors.Is(sent.err, errReceiver):
 		return got, cpError(sent.err, from.vm)
 	}
@@ -289,8 +289,12 @@ func (e *CPDestinationNotDirectoryError) Unwrap() error { return &e.CPError }
 // cpError gives a failure on either side its type.
 func cpError(err error, vm string) error {
 	var t *tree.Error
-	if err == nil || !errors.As(err, &t) {
+	switch {
+	case errors.As(err, &t):
+	case vm == "":
 		return err
+	default:
+		return mvm.Wrap(err, "copy files of", vm)
 	}
 	place := t.Path
 	if vm != "" && place != "" {

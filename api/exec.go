@@ -31,7 +31,9 @@ type ExecInput struct {
 // Run runs a command and returns its exit status, in a VM of a container image as that
 // wants it: with its environment, user and directory. The status is 128 and the number of the
 // signal that ended it. A guest that has just been started is waited for as long
-// as it may take to boot. When ctx or the limit ends, the command gets SIGTERM.
+// as it may take to boot. When ctx or the limit ends, the command gets SIGTERM. The
+// command may be silent; a guest that does not answer at all any more for five minutes,
+// and is not paused, is given up with mvm.ErrUnavailable.
 func (o *ExecOperation) Run(ctx context.Context, in ExecInput) (int, error) {
 	const what = "run a command in"
 	if err := in.validate(); err != nil {
@@ -48,17 +50,17 @@ func (o *ExecOperation) Run(ctx context.Context, in ExecInput) (int, error) {
 		return 1, err
 	}
 	defer func() { _ = client.Close() }()
-	defer client.closeLate(ctx)()
+	alive, stop := o.core.whileItAnswers(ctx, vm, client.Client)
+	defer stop()
+	defer client.closeLate(alive)()
 	in.asContainer(vm.Options.Container)
 	cmd := guest.Cmd{
 		Argv: in.Cmd, Env: in.Env, Dir: in.Dir, User: in.User, Signal: in.Signals,
 		Stdin: in.IO.Stdin, Stdout: in.IO.Stdout, Stderr: in.IO.Stderr,
 	}
-	ended, stop := context.WithCancel(ctx)
-	defer stop()
-	in.IO.terminal(ended, &cmd)
-	status, err := client.Exec(ctx, cmd)
-	if errors.Is(err, context.DeadlineExceeded) && outer.Err() == nil {
+	in.IO.terminal(alive, &cmd)
+	status, err := client.Exec(alive, cmd)
+	if err = causeOf(alive, err); errors.Is(err, context.DeadlineExceeded) && outer.Err() == nil {
 		err = mvm.Errorf(mvm.ErrUnavailable, "it did not end within %s and was sent SIGTERM", in.Timeout).WithHint("give it longer with --timeout, or leave that out")
 	}
 	return status.Code, mvm.Wrap(err, what, vm.Name)

@@ -46,10 +46,12 @@ func (o *SSHOperation) Proxy(ctx context.Context, in SSHProxyInput) error {
 	if err != nil {
 		return mvm.Wrap(err, what, vm.Name)
 	}
+	ctx, end := o.core.whileItAnswers(ctx, vm, client.Client)
+	defer end()
 	stop := context.AfterFunc(ctx, func() { _ = conn.Close() })
 	defer stop()
 	proxy(conn, in.IO)
-	return ctx.Err()
+	return mvm.Wrap(causeOf(ctx, ctx.Err()), what, vm.Name)
 }
 
 // proxy copies both ways until the guest's side ends.
@@ -214,6 +216,8 @@ func (o *SSHOperation) Forward(ctx context.Context, in SSHForwardInput) error {
 		return err
 	}
 	defer func() { _ = client.Close() }()
+	ctx, end := o.core.whileItAnswers(ctx, vm, client.Client)
+	defer end()
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	var open sync.WaitGroup
@@ -235,7 +239,7 @@ func (o *SSHOperation) Forward(ctx context.Context, in SSHForwardInput) error {
 	}
 	select {
 	case <-ctx.Done():
-		return ctx.Err()
+		return mvm.Wrap(causeOf(ctx, ctx.Err()), what, vm.Name)
 	case <-client.Done():
 		err := mvm.Errorf(mvm.ErrUnavailable, "the connection to the guest was lost").WithHint("see 'mvm vm ls' whether it still runs")
 		cancel(err)

@@ -154,9 +154,11 @@ func (o *SSHOperation) Connect(ctx context.Context, in SSHInput) (int, error) {
 		return 1, mvm.Wrap(err, "log in to", vm.Name)
 	}
 	defer func() { _ = client.Close() }()
+	ctx, stop := c.whileItAnswers(ctx, vm, client.Client)
+	defer stop()
 	defer client.closeLate(ctx)()
 	status, err := session(ctx, client.Client, in)
-	return status.Code, mvm.Wrap(err, "run a command in", vm.Name)
+	return status.Code, mvm.Wrap(causeOf(ctx, err), "run a command in", vm.Name)
 }
 
 // session runs the command or the login shell.

@@ -216,6 +216,17 @@ func (c *Client) Done() <-chan struct{} {
 	return done
 }
 
+// keepAlive is a request that nobody knows. OpenSSH's client asks by the same name
+// (ssh_config(5), ServerAliveInterval).
+const keepAlive = "keepalive@openssh.com"
+
+// Answers returns when the other side has answered a request, be it by refusing it
+// (RFC 4254, section 4). It has no limit; its error says that the connection is lost.
+func (c *Client) Answers() error {
+	_, _, err := c.conn.SendRequest(keepAlive, true, nil)
+	return err
+}
+
 // within runs fn, which blocks on the connection without a context. When limit
 // or ctx ends first the connection is of no use any more and is closed, which
 // also ends fn.

@@ -42,6 +42,7 @@ func newUser(t *testing.T) {
 	}
 	u.wantJail(fc, jailer() != "")
 	u.wantGuest("fc", fc)
+	u.copies("fc", fc)
 	u.stopAndStart("fc")
 	u.pauseAndResume("fc")
 	u.snapshots("fc")
