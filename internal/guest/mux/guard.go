@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"io"
+	"slices"
 	"sync/atomic"
 	"time"
 )
@@ -17,53 +18,74 @@ const (
 	flagSYN   = 1
 )
 
-// errUnasked says that the guest wanted something of the host.
-var errUnasked = errors.New("the guest opens a stream or pings, which only the host does")
+var (
+	// errUnasked says that the guest wanted something of the host.
+	errUnasked = errors.New("the guest opens a stream or pings, which only the host does")
+
+	// errTooLong says that a frame has more than a stream may have in flight.
+	errTooLong = errors.New("the guest sends a frame that is longer than it may be")
+)
 
 // guard reads what a guest sends, and lets it answer only. Streams that a guest
 // opens would wait, with what it sent on them, for somebody to accept them; each
 // ping would start a goroutine that waits to answer it. A hostile guest could
 // have any amount of memory by either.
+//
+// It passes on whole frames. While yamux waits for the rest of one it holds a lock of
+// the stream that it is for, and no deadline ends a read of that: a guest that was
+// cut off in a frame, or stops there, would hold who reads for ever.
 type guard struct {
 	io.Reader
-	header [headerLen]byte
-	have   int    // bytes of the header
-	body   uint64 // bytes of the frame that are still to come
+	buf  []byte
+	left []byte // of buf: what is not read yet
 
 	heard atomic.Int64 // when something came last, in nanoseconds since 1970
 }
 
 func (g *guard) Read(p []byte) (int, error) {
-	n, err := g.Reader.Read(p)
-	if n > 0 {
-		g.heard.Store(time.Now().UnixNano())
+	if len(g.left) == 0 {
+		if err := g.next(); err != nil {
+			return 0, err
+		}
 	}
-	if !g.passes(p[:n]) {
-		return 0, errUnasked
-	}
-	return n, err
+	n := copy(p, g.left)
+	g.left = g.left[n:]
+	return n, nil
 }
 
-// passes follows the frames in b.
-func (g *guard) passes(b []byte) bool {
-	for len(b) > 0 {
-		if g.body > 0 {
-			n := min(g.body, uint64(len(b)))
-			g.body, b = g.body-n, b[n:]
-			continue
+// next reads a frame.
+func (g *guard) next() error {
+	g.buf = slices.Grow(g.buf[:0], headerLen)[:headerLen]
+	if err := g.fill(g.buf); err != nil {
+		return err
+	}
+	if binary.BigEndian.Uint16(g.buf[2:])&flagSYN != 0 {
+		return errUnasked
+	}
+	if g.buf[1] == typeData {
+		body := binary.BigEndian.Uint32(g.buf[8:])
+		if body > window {
+			return errTooLong
 		}
-		n := copy(g.header[g.have:], b)
-		g.have, b = g.have+n, b[n:]
-		if g.have < headerLen {
-			break
-		}
-		g.have = 0
-		if binary.BigEndian.Uint16(g.header[2:])&flagSYN != 0 {
-			return false
-		}
-		if g.header[1] == typeData {
-			g.body = uint64(binary.BigEndian.Uint32(g.header[8:]))
+		whole := headerLen + int(body)
+		g.buf = slices.Grow(g.buf, whole-headerLen)[:whole]
+		if err := g.fill(g.buf[headerLen:]); err != nil {
+			return err
 		}
 	}
-	return true
+	g.left = g.buf
+	return nil
+}
+
+func (g *guard) fill(b []byte) error {
+	for len(b) > 0 {
+		n, err := g.Reader.Read(b)
+		if n > 0 {
+			g.heard.Store(time.Now().UnixNano())
+		}
+		if b = b[n:]; err != nil && len(b) > 0 {
+			return err
+		}
+	}
+	return nil
 }

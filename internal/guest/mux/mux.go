@@ -44,6 +44,9 @@ const (
 	// frame.
 	MaxFrame = 16 << 10
 
+	// window is how much a stream may have in flight.
+	window = 256 << 10
+
 	// synEvery is how often the host repeats itself until the guest listens.
 	synEvery = 100 * time.Millisecond
 )
@@ -58,7 +61,7 @@ var noise = bytes.Repeat([]byte{0xff}, MaxFrame)
 func config() *yamux.Config {
 	c := yamux.DefaultConfig()
 	c.EnableKeepAlive = false
-	c.MaxStreamWindowSize = 256 << 10
+	c.MaxStreamWindowSize = window
 	c.AcceptBacklog = 256
 	c.StreamOpenTimeout = 0 // DialPort has its own limit; yamux's would end the session
 	c.ConnectionWriteTimeout = time.Hour

@@ -278,6 +278,45 @@ func TestBeginAnew(t *testing.T) {
 	}
 }
 
+// A guest that stops in the middle of a frame holds nobody who reads with a deadline.
+func TestFrameWithoutAnEnd(t *testing.T) {
+	host, guest := line(t)
+	sent := make(chan error, 1)
+	go func() {
+		r := bufio.NewReader(guest)
+		answer(t, r, guest, right)
+		go func() { _, _ = io.Copy(io.Discard, r) }()
+		_, err := io.WriteString(guest, frame(1, 2, 1, 0, "")+frame(0, 0, 1, 100, "abc"))
+		if err == nil { // returns when it was read, which is when the rest is waited for
+			_, err = io.WriteString(guest, "d")
+		}
+		sent <- err
+	}()
+	s, err := Host(t.Context(), host)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c, err := s.OpenStream()
+	if err = errors.Join(err, <-sent); err != nil {
+		t.Fatal(err)
+	}
+	read := make(chan error, 1)
+	go func() {
+		_ = c.SetReadDeadline(time.Now())
+		_, err := c.Read(make([]byte, 1))
+		read <- err
+	}()
+	select {
+	case err := <-read:
+		if !errors.Is(err, yamux.ErrTimeout) {
+			t.Errorf("got %v", err)
+		}
+	case <-time.After(limit):
+		t.Error("it reads on after its deadline")
+	}
+	_ = s.Close()
+}
+
 // The guard sees frames wherever reads cut them, and changes nothing.
 func TestGuardFollowsFrames(t *testing.T) {
 	good := frame(0, 2, 1, 5, "\x00\x01\x00\x01\x00") + frame(1, 0, 1, 99, "") + frame(2, 2, 0, 1, "") + frame(0, 4, 1, 0, "") + frame(0, 0, 3, 300, strings.Repeat("\x00\x01", 150)) + frame(3, 0, 0, 0, "")
