@@ -17,12 +17,26 @@ const (
 )
 
 // whileItAnswers returns a context that ends when the guest on the other side of a
-// connection answers nothing any more; its cause is then an mvm.ErrUnavailable. A VM
-// that is paused is waited for.
+// connection answers nothing any more, or its VMM has ended; its cause is then an
+// mvm.ErrUnavailable. A VM that is paused is waited for.
 func (c *core) whileItAnswers(ctx context.Context, vm *mvm.VMInstanceItem, client *guest.Client) (context.Context, context.CancelFunc) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	go c.untilSilent(ctx, vm, client, cancel)
+	if !client.Agent() { // the channel to an agent ends with the VMM, a network does not
+		go c.untilEnded(ctx, vm, cancel)
+	}
 	return ctx, func() { cancel(nil) }
+}
+
+func (c *core) untilEnded(ctx context.Context, vm *mvm.VMInstanceItem, cancel context.CancelCauseFunc) {
+	m, err := c.attach(ctx, vm)
+	if err != nil {
+		return // it was a moment ago: the guest's silence will tell
+	}
+	defer func() { _ = m.Close() }()
+	if exit, err := m.Wait(ctx); err == nil {
+		cancel(mvm.Errorf(mvm.ErrUnavailable, "the VM ended meanwhile: %s", firstOf(exit.Reason, "no reason given")).WithHint("start it with 'mvm vm start %s'", vm.Name))
+	}
 }
 
 func (c *core) untilSilent(ctx context.Context, vm *mvm.VMInstanceItem, client *guest.Client, cancel context.CancelCauseFunc) {

@@ -150,6 +150,7 @@ func TestParseVolumeSpec(t *testing.T) {
 	}
 	for _, in := range []string{
 		"", ":ro", "data:", "data:ro:rw", "data:/a:/b", "data:mnt", "data:/", "data:/a/../b", "data:/a/", "data:/proc/x", "data:/dev", "data:/etc", "data:/a\nb",
+		"/tmp:/mnt", "./x:/mnt", ".", "~/x:/mnt",
 		"data:/" + strings.Repeat("a", 1100),
 	} {
 		if _, err := parseVolumeSpec(in); mvm.KindOf(err) != mvm.ErrInvalid || mvm.HintOf(err) == "" {

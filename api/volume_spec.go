@@ -27,6 +27,10 @@ func parseVolumeSpec(s string) (volumeSpec, error) {
 	if spec.volume == "" {
 		return refuse("has no name")
 	}
+	if strings.ContainsAny(spec.volume, "/~") || spec.volume == "." || spec.volume == ".." { // as docker takes it
+		return spec, mvm.Errorf(mvm.ErrInvalid, "%s is a directory of the host, and a VM gets disks", mvm.Quote(spec.volume)).
+			WithHint("make a disk with 'mvm volume create data 10G --mkfs ext4' and attach it as data:/mnt/point; 'mvm cp' copies files")
+	}
 	for _, p := range parts[1:] {
 		switch {
 		case p == "ro" || p == "rw":

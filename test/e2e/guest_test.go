@@ -326,7 +326,9 @@ func (m *machine) logs() {
 	say := func(text string) { m.must("exec", "g-2", "--", "sh", "-c", "echo "+text+" > /dev/console") }
 	say("hello")
 	until("hello")
+	end := m.underWay("g-2")
 	m.must("vm", "stop", "--force", "g-2")
+	end()
 	m.must("vm", "start", "g-2", "--wait")
 	say("again")
 	until("again")

@@ -3,18 +3,21 @@ package e2e
 import (
 	"bufio"
 	"bytes"
+	"context"
 	"errors"
 	"io"
 	"os/exec"
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 )
 
 // TestRun runs commands in VMs of their own, as a docker user would.
 func TestRun(t *testing.T) {
 	m := newMachine(t)
 	m.must("init", "--non-interactive", "--skip-host")
+	m.must("volume", "create", "data", "64M", "--mkfs", "ext4")
 	before := m.listing()
 	t.Run("streams", func(t *testing.T) { m.of(t).runStreams() })
 	t.Run("terminal", func(t *testing.T) { m.of(t).runTerminal() })
@@ -33,7 +36,7 @@ func (m *machine) runStreams() {
 	if err := cmd.Wait(); !errors.As(err, &exit) || exit.ExitCode() != 9 || out.String() != "line x y /tmp 65534\n" {
 		m.t.Errorf("%v, %q", err, out.String())
 	}
-	r := m.run("run", "tiny", "--", "sh", "-c", "echo err >&2; kill -TERM $$")
+	r := m.run("run", "-v", "data:/srv", "tiny", "--", "sh", "-c", "echo kept >/srv/note; echo err >&2; kill -TERM $$")
 	if r.code != 143 || r.stdout != "" || r.stderr != "err\n" {
 		m.t.Errorf("%+v", r)
 	}
@@ -42,6 +45,8 @@ func (m *machine) runStreams() {
 	}
 	m.refused([]string{"did not end within 1s"}, "run", "--timeout", "1", "tiny", "sleep", "600")
 	m.refused([]string{"nix"}, "run", "nix", "true")
+	m.refused([]string{`"/tmp" is a directory of the host`, "mvm cp"}, "run", "-v", "/tmp:/mnt", "tiny", "true")
+	m.refused([]string{"which port of the guest"}, "run", "--publish", "8080", "tiny", "true")
 }
 
 func (m *machine) runTerminal() {
@@ -105,13 +110,26 @@ func (m *machine) runKilled() {
 	}
 }
 
+// runKept looks at a VM that stays: it has its name, the volume that another command
+// wrote to, and its port leads there.
 func (m *machine) runKept() {
-	if got := m.must("run", "--keep", "--name", "kept", "tiny", "hostname"); got != "kept\n" {
+	if got := m.must("run", "--keep", "--name", "kept", "-v", "data:ro:/srv", "-p", "127.0.0.1:18080:22", "tiny", "cat", "/etc/hostname", "/srv/note"); got != "kept\nkept\n" {
 		m.t.Errorf("%q", got)
 	}
 	if got := m.must("exec", "kept", "hostname"); got != "kept\n" {
 		m.t.Errorf("afterwards: %q", got)
 	}
+	m.until("the published port answers", func() bool {
+		ctx, cancel := context.WithTimeout(m.t.Context(), time.Minute)
+		defer cancel()
+		conn, err := m.ns.Dial(ctx, "tcp", "127.0.0.1:18080")
+		if err != nil {
+			return false
+		}
+		defer func() { _ = conn.Close() }()
+		greeting, err := bufio.NewReader(conn).ReadString('\n')
+		return err == nil && strings.HasPrefix(greeting, "SSH-")
+	})
 	m.refused([]string{"kept"}, "run", "--name", "kept", "tiny", "true")
 	m.must("vm", "rm", "--force", "kept")
 }

@@ -313,6 +313,10 @@ func TestForwardReachesOwnPortsOnly(t *testing.T) {
 			t.Errorf("%s: %v", host, err)
 		}
 	}
+	_ = l.Close() // nothing listens there now, at none of its addresses
+	if _, err := c.DialPort(limit(t), "localhost", port); !errors.Is(err, mvm.ErrUnavailable) || err.Error() != fmt.Sprintf("port %d in the guest: connection refused", port) {
+		t.Errorf("a closed port: %v", err)
+	}
 }
 
 func TestReadyIsPrintable(t *testing.T) {

@@ -11,6 +11,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"syscall"
 
 	"golang.org/x/crypto/ssh"
 )
@@ -83,7 +84,17 @@ func dialOwn(ctx context.Context, host string, port int) (net.Conn, error) {
 		}
 		errs = append(errs, err)
 	}
-	return nil, errors.Join(errs...)
+	return nil, why(errs)
+}
+
+// why says on a line why none of a host's addresses could be connected to: in the
+// kernel's words, once.
+func why(errs []error) error {
+	var errno syscall.Errno
+	if errors.As(errs[0], &errno) {
+		return errno
+	}
+	return errs[0]
 }
 
 func ownAddresses(host string) ([]string, error) {
