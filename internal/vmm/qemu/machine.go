@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"io"
 	"io/fs"
 	"net"
 	"os"
@@ -328,7 +329,9 @@ func (m *machine) DialGuest(ctx context.Context, port uint32) (net.Conn, error) 
 	}
 	stop := context.AfterFunc(ctx, func() { _ = conn.SetDeadline(time.Unix(1, 0)) })
 	if err = mux.WriteConnect(conn, port); err == nil {
-		_, err = mux.ReadOK(conn)
+		if _, err = mux.ReadOK(conn); errors.Is(err, io.EOF) {
+			err = errors.New("nothing listens there")
+		}
 	}
 	if !stop() && err == nil {
 		err = ctx.Err() // the deadline is set on the connection, or just about to be
