@@ -219,8 +219,10 @@ func ensureForwarding() ([]network.Change, error) {
 	return []network.Change{{What: network.ForwardingSysctl, Old: "0", New: "1"}}, nil
 }
 
-// RemoveNetwork implements network.Kernel. The bridge goes first: while it is
-// there, so are the rules that keep its guests in.
+// RemoveNetwork implements network.Kernel. The bridge is set down first: while frames
+// pass it, there are the rules that keep its guests in. Then both go at once, for the
+// kernel waits for all readers (RCU) of a bridge, and of a table, and each takes it many
+// milliseconds.
 func (k *Kernel) RemoveNetwork(ctx context.Context, spec network.Spec) error {
 	if err := spec.Validate(); err != nil {
 		return err
@@ -235,11 +237,27 @@ func (k *Kernel) RemoveNetwork(ctx context.Context, spec network.Spec) error {
 	if err != nil && !errors.As(err, &none) {
 		return explain(err, "look up bridge %s", spec.Bridge)
 	}
+	gone := make(chan error, 1)
 	if err == nil && l.Attrs().Name == spec.Bridge && ownsBridge(l, spec.NetworkID) {
-		if err := s.LinkDel(l); err != nil && !errors.Is(err, unix.ENODEV) {
-			return explain(err, "remove bridge %s", spec.Bridge)
+		if err := s.LinkSetDown(l); err != nil && !errors.Is(err, unix.ENODEV) {
+			return explain(err, "set bridge %s down", spec.Bridge)
 		}
+		go func() { // on whichever thread: the socket is of this namespace
+			err := s.LinkDel(l)
+			if errors.Is(err, unix.ENODEV) {
+				err = nil
+			}
+			gone <- explain(err, "remove bridge %s", spec.Bridge)
+		}()
+	} else {
+		gone <- nil
 	}
+	err = k.removeRules(ctx, spec)
+	return errors.Join(<-gone, err)
+}
+
+// removeRules removes the rules of a network, at the places of other programs too.
+func (k *Kernel) removeRules(ctx context.Context, spec network.Spec) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
