@@ -251,11 +251,21 @@ func (c *core) dnsByDefault(set settings) bool {
 	return c.isRoot() && set.flag("defaults.network", "dns_enabled")
 }
 
-func (c *core) mayServeDNS(command ...string) error {
+// tellOfNoDNS says what a member's network lacks, which root's has.
+func (c *core) tellOfNoDNS(n *mvm.NetworkItem, set settings) {
+	if c.isRoot() || n.DNSEnabled || !set.flag("defaults.network", "dns_enabled") {
+		return
+	}
+	c.notice("network " + n.Name + " has no DNS server, which takes root: its VMs do not know each other by name, and ask " + set.str("defaults.vm", "dns_server") + " (defaults.vm dns_server) for others")
+}
+
+// mayServeDNS refuses DNS to whom it is not for.
+func (c *core) mayServeDNS() error {
 	if c.isRoot() {
 		return nil
 	}
-	return &mvm.NeedsInteraction{What: "a DNS server on a gateway needs root", Command: append([]string{"sudo", "mvm"}, command...)}
+	return mvm.Errorf(mvm.ErrPrivilege, "a DNS server on a gateway takes root: networks of members of the group have none").
+		WithHint("do without, or have root make the network and its VMs")
 }
 
 // SetDNS switches the DNS server of a network on or off. It answers for the VMs that
@@ -271,7 +281,7 @@ func (o *NetworkOperation) SetDNS(ctx context.Context, in NetworkInput, on bool)
 		return nil, err
 	}
 	if on {
-		if err := c.mayServeDNS("network", "dns", n.Name, word); err != nil {
+		if err := c.mayServeDNS(); err != nil {
 			return nil, err
 		}
 	}

@@ -293,6 +293,34 @@ func TestDNSOnAndOff(t *testing.T) {
 	refused(t, err, mvm.ErrPrivilege, "switching DNS off needs root")
 }
 
+// Networks of members of the group have no DNS, and whoever makes one is told so.
+func TestMembersHaveNoDNS(t *testing.T) {
+	w := newWorld(t)
+	m := w.open()
+	ctx := t.Context()
+	var said []string
+	m.core.cfg.Notice = func(s string) { said = append(said, s) }
+	w.root, m.core.access = false, func(string) error { return nil }
+	on, off := true, false
+	if n, err := m.Network.Create(ctx, NetworkCreateInput{Name: "lab"}); err != nil || n.DNSEnabled {
+		t.Errorf("%+v, %v", n, err)
+	}
+	if n, err := m.Network.CreateDefaultNetwork(ctx); err != nil || n.DNSEnabled {
+		t.Errorf("%+v, %v", n, err)
+	}
+	if len(said) != 2 || !strings.HasPrefix(said[0], "network lab has no DNS server, which takes root") || !strings.HasPrefix(said[1], "network default has no DNS server") {
+		t.Errorf("told was %q", said)
+	}
+	said = nil
+	if n, err := m.Network.Create(ctx, NetworkCreateInput{Name: "mute", DNSEnabled: &off}); err != nil || n.DNSEnabled || len(said) > 0 {
+		t.Errorf("%+v, %v, told was %q", n, err, said)
+	}
+	_, err := m.Network.Create(ctx, NetworkCreateInput{Name: "loud", DNSEnabled: &on})
+	refused(t, err, mvm.ErrPrivilege, "takes root")
+	_, err = m.Network.SetDNS(ctx, netSel("lab"), true)
+	refused(t, err, mvm.ErrPrivilege, "takes root")
+}
+
 // What a VM may reach is held on every path that starts one.
 func TestEgressIsKept(t *testing.T) {
 	w := newWorld(t)

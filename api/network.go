@@ -152,6 +152,7 @@ func (c *core) defaultNetwork(ctx context.Context, st *store.Store) (*mvm.Networ
 	if there != nil {
 		return there, false, nil
 	}
+	c.tellOfNoDNS(plan.item, set)
 	return plan.item, true, nil
 }
 

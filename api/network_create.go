@@ -54,7 +54,7 @@ func (c *core) createNetwork(ctx context.Context, in NetworkCreateInput) (*mvm.N
 		return nil, err
 	}
 	if in.DNSEnabled != nil && *in.DNSEnabled {
-		if err := c.mayServeDNS("network", "create", in.Name); err != nil {
+		if err := c.mayServeDNS(); err != nil {
 			return nil, err
 		}
 	}
@@ -84,6 +84,9 @@ func (c *core) createNetwork(ctx context.Context, in NetworkCreateInput) (*mvm.N
 	}
 	seen, err := c.observeNetwork(ctx, st, plan.item)
 	c.warnOfPassages(plan.item, seen)
+	if in.DNSEnabled == nil {
+		c.tellOfNoDNS(plan.item, set)
+	}
 	return plan.item, err
 }
 

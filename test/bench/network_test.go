@@ -39,7 +39,9 @@ func BenchmarkNetwork(tb *testing.B) {
 	}
 	version := b.median("version")
 	ms := func(d time.Duration) time.Duration { return d.Round(100 * time.Microsecond) }
-	both := func(d []time.Duration) string { return fmt.Sprintf("median %s, quickest %s", ms(median(d)), ms(slices.Min(d))) }
+	both := func(d []time.Duration) string {
+		return fmt.Sprintf("median %s, quickest %s", ms(median(d)), ms(slices.Min(d)))
+	}
 	fmt.Printf("network create with NAT: %s (limit 20ms), by hand with ip and nft: %s; version %s\n", both(create), both(hand), ms(version))
 	fmt.Printf("network rm: %s (limit 20ms), a bridge alone by ip: %s; ratio of the medians %.2f: the kernel waits for readers (RCU) in both\n",
 		both(remove), both(handGone), float64(median(remove))/float64(median(handGone)))
