@@ -9,6 +9,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/mvmctl/mvm/internal/image/imagetest"
 	"github.com/mvmctl/mvm/internal/network/nettest"
 )
 
@@ -181,10 +182,15 @@ func TestHostRebootIsMended(t *testing.T) {
 	}
 }
 
-// TestDebianImage boots the systemd image that users get by default.
+// TestDebianImage boots the systemd image that users get by default, as if it had been
+// cut out of a disk with more partitions, as distributions' own are.
 func TestDebianImage(t *testing.T) {
 	m := newMachine(t, debian)
-	m.must("vm", "create", "deb", "--image", "debian:12", "--mem", "512", "--disk-size", "2G", "--wait=ssh")
+	m.must("image", "import", "cut", m.cutOut(debian), "--skip-optimization")
+	m.must("vm", "create", "deb", "--image", "cut", "--mem", "512", "--disk-size", "2G", "--wait=ssh")
+	if got := m.ssh("deb", "systemctl is-active local-fs.target; systemctl list-units --failed --plain --no-legend; grep -c '^# mvm: ' /etc/fstab"); got != "active\n2" {
+		t.Errorf("of its file systems it says %q", got)
+	}
 	if got := m.ssh("deb", ". /etc/os-release; echo $VERSION_CODENAME $(cat /proc/1/comm)"); got != "bookworm systemd" {
 		t.Errorf("the guest is %q", got)
 	}
@@ -198,6 +204,25 @@ func TestDebianImage(t *testing.T) {
 		t.Errorf("root has the password %q", got)
 	}
 	m.must("vm", "stop", "deb")
+}
+
+// cutOut copies the disk of an image, and has it name disks that are not there.
+func (m *machine) cutOut(ref string) string {
+	m.t.Helper()
+	var seen struct {
+		Storage struct {
+			Path string `json:"path"`
+		} `json:"storage"`
+	}
+	if err := json.Unmarshal([]byte(m.must("image", "inspect", ref, "--json")), &seen); err != nil {
+		m.t.Fatal(err)
+	}
+	mk := imagetest.New(m.t)
+	out := mk.Path("cut")
+	mk.Run("", "cp", "--sparse=always", seen.Storage.Path, out)
+	mk.Run("PARTUUID=1-1 / ext4 rw,discard,errors=remount-ro,x-systemd.growfs 0 1\nLABEL=BOOT /boot ext4 defaults 0 2\nLABEL=UEFI /boot/efi vfat umask=0077 0 1\n", "tee", mk.Path("fstab"))
+	mk.Run("rm /etc/fstab\nwrite fstab /etc/fstab\n", "debugfs", "-w", "-f", "-", out)
+	return out
 }
 
 // TestHostileTree has a guest lay traps in its own root for what is written into

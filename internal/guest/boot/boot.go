@@ -106,6 +106,9 @@ func prepare(con console, cfg *guest.BootConfig, ph *phases) (agentConfig *os.Fi
 	if cfg.Container == nil && !hasInit(root, cfg.Root.Init) {
 		return nil, noInit(cfg.Root)
 	}
+	if cfg.Container == nil {
+		report("homes", mountHomes(root, cfg.Root.Device))
+	}
 	if IsFirstBoot(root, cfg.InstanceID) {
 		report("first boot", FirstBoot(root, cfg))
 	}

@@ -98,32 +98,45 @@ var byLinks = map[string]string{"/dev/disk/by-uuid/": "UUID", "/dev/disk/by-labe
 // may tells whether the first field of a line can be mounted: it is no disk, or one that
 // is there, or one of which that cannot be told.
 func (d disks) may(spec string) bool {
-	tag, value, tagged := strings.Cut(spec, "=")
-	for dir, as := range byLinks {
-		if name, ok := strings.CutPrefix(spec, dir); ok {
-			tag, value, tagged = as, name, true
-		}
+	if d.has(spec) {
+		return true
 	}
-	if !tagged || strings.Contains(tag, "/") {
-		switch {
-		case !strings.HasPrefix(spec, "/dev/"), strings.HasPrefix(spec, "/dev/disk/"):
-			return true
-		case slices.Contains(d.nodes, spec):
-			return true
-		}
-		return exists(spec)
-	}
-	value = unescape(strings.Trim(value, `"'`))
-	is := func(s string) bool { return s != "" && strings.EqualFold(s, value) }
-	switch tag {
-	case "UUID":
-		return slices.ContainsFunc(d.uuids, is)
-	case "LABEL":
-		return slices.Contains(d.labels, value)
+	switch tag, _ := tagOf(spec); tag {
+	case "":
+		return !strings.HasPrefix(spec, "/dev/") || strings.HasPrefix(spec, "/dev/disk/") || exists(spec)
+	case "UUID", "LABEL":
+		return false
 	case "PARTUUID", "PARTLABEL":
 		return d.partitioned
 	}
 	return true
+}
+
+// has tells whether the first field of a line is one of the disks.
+func (d disks) has(spec string) bool {
+	switch tag, value := tagOf(spec); tag {
+	case "":
+		return slices.Contains(d.nodes, spec)
+	case "UUID":
+		return value != "" && slices.ContainsFunc(d.uuids, func(s string) bool { return strings.EqualFold(s, value) })
+	case "LABEL":
+		return value != "" && slices.Contains(d.labels, value)
+	}
+	return false
+}
+
+// tagOf takes UUID="x" and its like apart; tag is "" for what is none.
+func tagOf(spec string) (tag, value string) {
+	for dir, tag := range byLinks {
+		if name, ok := strings.CutPrefix(spec, dir); ok {
+			return tag, unescape(name)
+		}
+	}
+	tag, value, ok := strings.Cut(spec, "=")
+	if !ok || strings.Contains(tag, "/") {
+		return "", ""
+	}
+	return tag, unescape(strings.Trim(value, `"'`))
 }
 
 // exists tells whether there is a device that is no disk, such as /dev/zram0 or /dev/fuse.

@@ -1,6 +1,7 @@
 package boot
 
 import (
+	"slices"
 	"strings"
 	"testing"
 )
@@ -37,6 +38,23 @@ func TestFstab(t *testing.T) {
 		if again := fstabFor(got, "/dev/vda", c.have); again != got {
 			t.Errorf("%s, again:\n%q", name, again)
 		}
+	}
+}
+
+func TestHomesIn(t *testing.T) {
+	here := disks{nodes: []string{"/dev/vda"}, uuids: []string{"7"}, labels: []string{"fedora"}}
+	got := homesIn(`UUID=7 / btrfs subvol=root,compress=zstd:1 0 0
+UUID=7 /home btrfs subvol=home,compress=zstd:1,x-systemd.device-timeout=0 0 0
+LABEL=fedora /root btrfs noatime,subvol=/@/root
+/dev/vda /home btrfs noatime
+UUID=8 /home btrfs subvol=home
+UUID=7 /var btrfs subvol=var
+UUID=7 /home ext4 subvol=x
+# UUID=7 /home btrfs subvol=x
+`, here)
+	want := []home{{"/home", "subvol=home,compress=zstd:1"}, {"/root", "noatime,subvol=/@/root"}}
+	if !slices.Equal(got, want) {
+		t.Errorf("%+v", got)
 	}
 }
 

@@ -1,10 +1,14 @@
 package boot
 
 import (
+	"errors"
+	"fmt"
+	"slices"
 	"strings"
 
 	"golang.org/x/sys/unix"
 
+	"github.com/mvmctl/mvm/internal/disk"
 	"github.com/mvmctl/mvm/internal/guest"
 )
 
@@ -43,4 +47,53 @@ func openRoot(cfg guest.RootConfig, container bool) (*Rootfs, error) {
 		_ = r.Close()
 	}
 	return OpenRootfs(newRoot)
+}
+
+// homes are where accounts keep their keys, and distributions have subvolumes.
+var homes = []string{"/home", "/root"}
+
+// mountHomes mounts the subvolumes of the root's btrfs that fstab(5) has for the homes of
+// users: what is written there before would be hidden by the mount.
+func mountHomes(r *Rootfs, device string) error {
+	text, err := r.ReadFile(fstabPath)
+	if err != nil {
+		return nil //nolint:nilerr // then nobody mounts any
+	}
+	info, err := disk.Probe(device)
+	if err != nil || info.FS != "btrfs" {
+		return err
+	}
+	here := disks{nodes: []string{device}, uuids: []string{info.UUID}, labels: []string{info.Label}}
+	var errs []error
+	for _, m := range homesIn(string(text), here) {
+		d, err := r.OpenDir(m.dir)
+		if err == nil {
+			flags, data := mountFlags(m.options)
+			err = unix.Mount(device, procFD(d), "btrfs", flags, data)
+			_ = d.Close()
+		}
+		if err != nil {
+			errs = append(errs, fmt.Errorf("mount %s: %w", m.dir, err))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// home is a line of an fstab.
+type home struct{ dir, options string }
+
+// homesIn are the lines of homes in subvolumes of the disk that is here.
+func homesIn(text string, here disks) []home {
+	var out []home
+	for line := range strings.Lines(text) {
+		f := strings.Fields(line)
+		if len(f) < 4 || f[2] != "btrfs" || !slices.Contains(homes, f[1]) || !strings.Contains(","+f[3], ",subvol=") || !here.has(f[0]) {
+			continue
+		}
+		options := slices.DeleteFunc(strings.Split(f[3], ","), func(o string) bool {
+			return o == "auto" || o == "nofail" || o == "noauto" || o == "_netdev" || strings.HasPrefix(o, "x-")
+		})
+		out = append(out, home{f[1], strings.Join(options, ",")})
+	}
+	return out
 }
