@@ -71,8 +71,8 @@ type supervised struct {
 	stderr  *source
 	pipes   []*logPipe
 
-	ended  chan string // which server has ended before the VMM did
-	ending atomic.Bool // the servers are being ended
+	ended  chan endedServer // which server has ended before the VMM did
+	ending atomic.Bool      // the servers are being ended
 }
 
 // begin reads what is to be done, and starts the VMM or takes over the one that
@@ -109,7 +109,7 @@ func (v *supervised) start() error {
 		return err
 	}
 	defer ends.close()
-	if err := v.startServers(ends); err != nil {
+	if err := v.startServers(); err != nil {
 		return errors.Join(err, v.endServers())
 	}
 	v.process, v.id, err = startVMM(proc.Spec{Path: s.Argv[0], Args: s.Argv[1:], Dir: s.Dir, Env: s.Env, Stdin: ends.stdin, Stdout: ends.stdout, Stderr: ends.stderr}, s.Jail)
@@ -188,10 +188,10 @@ func (v *supervised) run(relay <-chan os.Signal) int {
 	}
 	v.console.finish()
 	if exit.Code != 0 && exit.Reason == "" {
-		exit.Reason = server
-	}
-	if exit.Code != 0 && exit.Reason == "" {
 		exit.Reason = lastLine(v.spec.Log)
+	}
+	if server != nil {
+		exit.Reason = server.reason(v.spec)
 	}
 	err := v.leave(exit)
 	v.notify()

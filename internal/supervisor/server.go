@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -28,6 +29,8 @@ type Server struct {
 	File   string   `json:"file"`   // what it serves; inherited as ServerFileFD
 
 	ReadOnly bool `json:"read_only"` // how File is opened
+
+	Log string `json:"log"` // the FIFO of one of Spec.Pipes, for what it says; "" is where the VMM's stderr goes
 
 	// UID and GID are another user's, whom socket and process then belong to. Such a
 	// process has no network and sees no other processes. 0 leaves it ours.
@@ -68,33 +71,43 @@ func (v *supervised) endServers() error {
 	return EndServers(ctx, v.spec.ID)
 }
 
-// startServers starts the VMM's servers. Their messages go where the VMM's do.
-func (v *supervised) startServers(ends vmmEnds) error {
-	v.ended = make(chan string, len(v.spec.Servers))
-	for _, s := range v.spec.Servers {
-		p, err := s.start(ends.stderr)
+// endedServer is a server that ended before its VMM did.
+type endedServer struct {
+	Server
+	how string
+}
+
+// startServers starts the VMM's servers.
+func (v *supervised) startServers() error {
+	v.ended = make(chan endedServer, len(v.spec.Servers))
+	for i := range v.spec.Servers {
+		s := &v.spec.Servers[i]
+		if s.Log == "" {
+			s.Log = filepath.Join(v.spec.Dir, stderrOut)
+		}
+		p, err := s.start()
 		if err != nil {
 			return fmt.Errorf("start the server of %s: %w", s.Name, err)
 		}
-		go v.watchServer(s, p)
+		go v.watchServer(*s, p)
 	}
 	return nil
 }
 
-// watchServer says in the VMM's log that a server has ended by itself: nothing else
-// would tell, and the VMM waits for it without end.
+// watchServer says in the log that a server has ended by itself: nothing else would
+// tell, and the VMM waits for it without end.
 func (v *supervised) watchServer(s Server, p *os.Process) {
 	state, err := p.Wait()
 	if v.ending.Load() {
 		return
 	}
-	why := "the server of " + s.Name + " has ended"
+	how := "the server of " + s.Name + " has ended"
 	if err == nil {
-		why += " (" + state.String() + ")"
+		how += " (" + state.String() + ")"
 	}
-	v.ended <- why
-	if f, err := openFIFO(filepath.Join(v.spec.Dir, stderrOut)); err == nil {
-		_, _ = f.WriteString("mvm: " + why + "; what waits for it goes on when the VM is started anew\n")
+	v.ended <- endedServer{s, how}
+	if f, err := openFIFO(s.Log); err == nil {
+		_, _ = f.WriteString("mvm: " + how + "; what waits for it goes on when the VM is started anew\n")
 		_ = f.Close()
 	}
 }
@@ -103,20 +116,40 @@ func (v *supervised) watchServer(s Server, p *os.Process) {
 // failed may have failed for: the VMM sees it first.
 const endedPatience = 200 * time.Millisecond
 
-// serverEnded returns why a VMM failed, if one of its servers had ended before; else "".
-func (v *supervised) serverEnded(exit vmm.Exit) string {
+// serverEnded returns the server that a VMM failed for, as it had ended before; or nil.
+func (v *supervised) serverEnded(exit vmm.Exit) *endedServer {
 	if exit.Code == 0 || exit.Reason != "" || len(v.spec.Servers) == 0 || v.ended == nil {
-		return ""
+		return nil
 	}
 	select {
-	case why := <-v.ended:
-		return why + ", and the VMM needs it: its log has more"
+	case e := <-v.ended:
+		return &e
 	case <-time.After(endedPatience):
-		return ""
+		return nil
 	}
 }
 
-func (s Server) start(stderr *os.File) (*os.Process, error) {
+// reason is why the server has ended, with the last that it said: programs begin that
+// with their name. What it said has to be in its log.
+func (e *endedServer) reason(s Spec) string {
+	log, program := s.Log, filepath.Base(e.Argv[0])+": "
+	for _, p := range s.Pipes {
+		if p.FIFO == e.Log {
+			log = p.File
+		}
+	}
+	if said := lastLineOf(log, program); said != "" {
+		return e.how + ": " + strings.TrimPrefix(said, program)
+	}
+	return e.how
+}
+
+func (s Server) start() (*os.Process, error) {
+	out, err := openFIFO(s.Log)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = out.Close() }()
 	l, err := fsx.ListenUnix(s.Socket)
 	if err != nil {
 		return nil, err
@@ -141,11 +174,15 @@ func (s Server) start(stderr *os.File) (*os.Process, error) {
 		return nil, err
 	}
 	defer func() { _ = file.Close() }()
-	return startServer(proc.Spec{
-		Path: s.Argv[0], Args: s.Argv[1:], Dir: "/", Env: s.Env, Stdout: stderr, Stderr: stderr,
+	p, err := startServer(proc.Spec{
+		Path: s.Argv[0], Args: s.Argv[1:], Dir: "/", Env: s.Env, Stdout: out, Stderr: out,
 		ExtraFiles: []*os.File{listening, file},
 		OwnPIDs:    s.UID != 0, OwnNetwork: s.UID != 0, UID: s.UID, GID: s.GID,
 	})
+	if err == nil { // as with what a VMM writes to: starting it has cleared the flag
+		err = unix.SetNonblock(int(out.Fd()), true)
+	}
+	return p, err
 }
 
 // startServer starts a process that can gain no rights (PR_SET_NO_NEW_PRIVS) and has

@@ -136,14 +136,14 @@ func TestServerOfLostSupervisor(t *testing.T) {
 
 func TestServerThatFails(t *testing.T) {
 	s := served(t, "exec sleep 1000", "echo server: no such format >&2; exit 3")
-	spawn(t, s)
+	spawn(t, s) // its words go to the VMM's log, or to another
 	eventually(t, "the log tells", contains(s.Log, "mvm: the server of disk one has ended (exit status 3)"))
 	if !contains(s.Log, "server: no such format")() {
 		t.Error("the log has not what the server said")
 	}
 
 	// It is why a VMM fails that needs it.
-	s = served(t, `while [ ! -s gone ]; do sleep 0.01; done; echo "cannot connect" >&2; exit 5`, "exit 3")
+	s = served(t, `while [ ! -s gone ]; do sleep 0.01; done; echo "cannot connect" >&2; exit 5`, "echo sh: no such format >&2; exit 3")
 	st := spawn(t, s)
 	eventually(t, "the log tells", contains(s.Log, "has ended"))
 	if err := os.WriteFile(filepath.Join(s.Dir, "gone"), []byte("1"), 0o600); err != nil {
@@ -152,7 +152,7 @@ func TestServerThatFails(t *testing.T) {
 	if err := proc.WaitExit(t.Context(), st.Supervisor); err != nil {
 		t.Fatal(err)
 	}
-	if exit, err := vmm.ReadExit(s.Dir); err != nil || exit.Code != 5 || !strings.Contains(exit.Reason, "the server of disk one has ended (exit status 3)") {
+	if exit, err := vmm.ReadExit(s.Dir); err != nil || exit.Code != 5 || !strings.Contains(exit.Reason, "the server of disk one has ended (exit status 3): no such format") {
 		t.Errorf("it ended by %+v, %v", exit, err)
 	}
 	wantNone(t, s)

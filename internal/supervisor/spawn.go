@@ -184,7 +184,10 @@ func clear(dir string) error {
 
 // lastLine returns the last line of a file that says something, for errors; ""
 // when there is none.
-func lastLine(path string) string {
+func lastLine(path string) string { return lastLineOf(path, "") }
+
+// lastLineOf is lastLine among the lines that begin with a text.
+func lastLineOf(path, begin string) string {
 	f, err := os.Open(path)
 	if err != nil {
 		return ""
@@ -197,5 +200,10 @@ func lastLine(path string) string {
 	buf := make([]byte, tail)
 	n, _ := f.Read(buf)
 	lines := strings.Split(strings.TrimSpace(string(buf[:n])), "\n")
-	return strings.TrimSpace(lines[len(lines)-1])
+	for _, line := range slices.Backward(lines) {
+		if strings.HasPrefix(line, begin) {
+			return strings.TrimSpace(line)
+		}
+	}
+	return ""
 }

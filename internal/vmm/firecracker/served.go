@@ -69,6 +69,9 @@ func serversOf(l vmm.Launch) ([]supervisor.Server, error) {
 		s := supervisor.Server{
 			Name: "disk " + d.ID, Argv: argv, Env: []string{"PATH=/usr/bin:/bin"}, Socket: filepath.Join(rootOf(l), socketName(d)), File: file, ReadOnly: d.ReadOnly,
 		}
+		if l.Logging {
+			s.Log = filepath.Join(l.Dir, l.Files.Log+pipeSuffix)
+		}
 		if l.Jail != nil {
 			s.UID, s.GID = l.Jail.UID, l.Jail.GID
 		}

@@ -131,6 +131,14 @@ func testServed(t *testing.T, b bench) {
 	if got := serversNow(t, l); len(got) != 2 {
 		t.Errorf("servers: %v", got)
 	}
+	// One that is gone is told of, where people look.
+	if err := proc.Signal(serversNow(t, l)[0], unix.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	v.until(t, "the log tells", func() bool {
+		data, err := os.ReadFile(filepath.Join(l.Dir, l.Files.Log))
+		return err == nil && strings.Contains(string(data), "has ended (signal: killed); what waits for it goes on when the VM is started anew")
+	})
 	// The VMM crashes: its supervisor ends them.
 	if err := proc.Signal(v.Handle().VMM, unix.SIGKILL); err != nil {
 		t.Fatal(err)
@@ -151,8 +159,8 @@ func TestServedFails(t *testing.T) {
 		"another file":  {func(l *vmm.Launch) { overlay(t, l) }, mvm.ErrBroken, "based on another file"},
 		"no server":     {func(l *vmm.Launch) { l.DiskServer = "/none/qemu-storage-daemon" }, mvm.ErrUnavailable, "/none/qemu-storage-daemon"},
 		"a bad server":  {func(l *vmm.Launch) { l.DiskServer = "/bin/false" }, mvm.ErrUnavailable, "has ended (exit status 1)"},
-		"a busy disk":   {func(l *vmm.Launch) { l.Disks[2] = l.Disks[1]; l.Disks[2].ID = "vol-b" }, mvm.ErrUnavailable, "the server of disk vol-"},
-		"a damaged one": {func(l *vmm.Launch) { damage(t, l.Disks[1].Path) }, mvm.ErrUnavailable, "the server of disk vol-a has ended (exit status 1)"},
+		"a busy disk":   {func(l *vmm.Launch) { l.Disks[2] = l.Disks[1]; l.Disks[2].ID = "vol-b" }, mvm.ErrUnavailable, `Failed to get "write" lock`},
+		"a damaged one": {func(l *vmm.Launch) { damage(t, l.Disks[1].Path) }, mvm.ErrUnavailable, "the server of disk vol-a has ended (exit status 1): --blockdev"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			l := servedLaunch(t, b)
