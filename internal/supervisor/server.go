@@ -112,19 +112,21 @@ func (v *supervised) watchServer(s Server, p *os.Process) {
 	}
 }
 
-// endedPatience is how long the end of a server is waited for that a VMM which
-// failed may have failed for: the VMM sees it first.
-const endedPatience = 200 * time.Millisecond
+// reapLimit is how long it may take until it is known how a server has ended.
+const reapLimit = 5 * time.Second
 
 // serverEnded returns the server that a VMM failed for, as it had ended before; or nil.
 func (v *supervised) serverEnded(exit vmm.Exit) *endedServer {
 	if exit.Code == 0 || exit.Reason != "" || len(v.spec.Servers) == 0 || v.ended == nil {
 		return nil
 	}
+	if alive, err := proc.FindByArg(ServerToken(v.spec.ID)); err != nil || len(alive) >= len(v.spec.Servers) {
+		return nil
+	}
 	select {
 	case e := <-v.ended:
 		return &e
-	case <-time.After(endedPatience):
+	case <-time.After(reapLimit):
 		return nil
 	}
 }
