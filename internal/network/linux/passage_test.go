@@ -126,22 +126,29 @@ func wantPassages(t *testing.T, h *nettest.RealHost, s network.Spec, places []st
 
 // Rules of nftables that drop are their owner's to change; we say so.
 func TestPassageThroughNFTables(t *testing.T) {
-	for name, chain := range map[string]string{
-		"policy":    "add chain inet site forward { type filter hook forward priority 0; policy drop; }",
-		"last rule": "add chain inet site forward { type filter hook forward priority 0; }; add rule inet site forward ct state established accept; add rule inet site forward counter reject",
+	for name, tc := range map[string]struct {
+		chain string
+		drops bool
+	}{
+		"policy":         {"add chain inet site forward { type filter hook forward priority 0; policy drop; }", true},
+		"last rule":      {"add chain inet site forward { type filter hook forward priority 0; }; add rule inet site forward ct state established accept; add rule inet site forward counter reject", true},
+		"drops one port": {"add chain inet site forward { type filter hook forward priority 0; }; add rule inet site forward tcp dport 25 drop", false},
 	} {
-		t.Run(name, func(t *testing.T) { passageThroughNFTables(t, chain) })
+		t.Run(name, func(t *testing.T) { passageThroughNFTables(t, tc.chain, tc.drops) })
 	}
 }
 
-func passageThroughNFTables(t *testing.T, chain string) {
+func passageThroughNFTables(t *testing.T, chain string, drops bool) {
 	onBackends(t, func(t *testing.T, h *nettest.RealHost) {
 		h.Run("nft", "add table inet site; "+chain)
 		red := nettest.SpecOf("red", "172.27.0.0/24")
 		before := h.Run("nft", "list", "table", "inet", "site")
 		mustEnsure(t, h, red)
 		o, err := h.Observe(t.Context(), red)
-		if err != nil || !o.Right || len(o.Passages) != 1 || o.Passages[0].Open || o.Passages[0].Ours || !strings.Contains(o.Passages[0].Place, "chain forward of table inet site") {
+		if !drops && (err != nil || len(o.Passages) > 0) {
+			t.Errorf("%+v, %v", o.Passages, err)
+		}
+		if drops && (err != nil || !o.Right || len(o.Passages) != 1 || o.Passages[0].Open || o.Passages[0].Ours || !strings.Contains(o.Passages[0].Place, "chain forward of table inet site")) {
 			t.Errorf("%+v, %v", o.Passages, err)
 		}
 		if after := h.Run("nft", "list", "table", "inet", "site"); after != before {
