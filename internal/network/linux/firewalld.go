@@ -24,7 +24,7 @@ const (
 	firewalldName  = "org.fedoraproject.FirewallD1"
 	firewalldTable = "firewalld"
 	firewalldZone  = "trusted"
-	firewalldWait  = 20 * time.Second // it may be busy with its own start
+	firewalldWait  = 5 * time.Second // it may be busy with a reload
 )
 
 // ofFirewalld says whether a table is the one that firewalld keeps, and makes anew
