@@ -2,10 +2,12 @@ package api
 
 import (
 	"context"
+	"errors"
 	"time"
 
 	"github.com/mvmctl/mvm"
 	"github.com/mvmctl/mvm/internal/guest"
+	"github.com/mvmctl/mvm/internal/vmm"
 )
 
 // A command in a guest may be silent for as long as it likes. Its agent, or its SSH
@@ -29,13 +31,16 @@ func (c *core) whileItAnswers(ctx context.Context, vm *mvm.VMInstanceItem, clien
 }
 
 func (c *core) untilEnded(ctx context.Context, vm *mvm.VMInstanceItem, cancel context.CancelCauseFunc) {
+	reason := "its VMM is gone"
 	m, err := c.attach(ctx, vm)
-	if err != nil {
-		return // it was a moment ago: the guest's silence will tell
+	if err == nil {
+		defer func() { _ = m.Close() }()
+		var exit vmm.Exit
+		exit, err = m.Wait(ctx)
+		reason = firstOf(exit.Reason, reason)
 	}
-	defer func() { _ = m.Close() }()
-	if exit, err := m.Wait(ctx); err == nil {
-		cancel(mvm.Errorf(mvm.ErrUnavailable, "the VM ended meanwhile: %s", firstOf(exit.Reason, "no reason given")).WithHint("start it with 'mvm vm start %s'", vm.Name))
+	if err == nil || errors.Is(err, vmm.ErrGone) {
+		cancel(mvm.Errorf(mvm.ErrUnavailable, "the VM ended meanwhile: %s", reason).WithHint("start it with 'mvm vm start %s'", vm.Name))
 	}
 }
 

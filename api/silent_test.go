@@ -3,6 +3,7 @@ package api
 import (
 	"bytes"
 	"context"
+	"errors"
 	"io"
 	"net"
 	"os"
@@ -16,6 +17,7 @@ import (
 	"golang.org/x/crypto/ssh"
 
 	"github.com/mvmctl/mvm"
+	"github.com/mvmctl/mvm/internal/guest"
 	"github.com/mvmctl/mvm/internal/guest/wire"
 	"github.com/mvmctl/mvm/internal/vmm"
 )
@@ -280,4 +282,40 @@ func TestSilentGuest(t *testing.T) {
 			})
 		}
 	}
+}
+
+// A network does not tell that the machine at its other end is gone.
+func TestSessionOverANetworkEndsWithItsVM(t *testing.T) {
+	w := silentVM(t)
+	m := w.open()
+	st, err := m.core.open(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	vm, err := m.core.findVM(t.Context(), st, "web")
+	if err != nil {
+		t.Fatal(err)
+	}
+	id, err1 := m.core.loadIdentity(vm.ID)
+	login, err2 := m.core.agentLogin(vm)
+	l, err3 := net.Listen("tcp", "127.0.0.1:0")
+	if err := errors.Join(err1, err2, err3); err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = l.Close() }()
+	go func() {
+		if c, err := l.Accept(); err == nil {
+			(&silentGuest{login: true}).conn(c, id.AgentKey)
+		}
+	}()
+	client, err := guest.DialNet(t.Context(), l.Addr().String(), login)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = client.Close() }()
+	ctx, stop := m.core.whileItAnswers(t.Context(), vm, client)
+	defer stop()
+	w.driver.End(vm.ID, vmm.Exit{Reason: "guest powered off"})
+	<-ctx.Done()
+	refused(t, causeOf(ctx, ctx.Err()), mvm.ErrUnavailable, "the VM ended meanwhile")
 }
