@@ -1,6 +1,7 @@
 package firecracker
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"os"
@@ -166,6 +167,9 @@ func TestServedFails(t *testing.T) {
 			l := servedLaunch(t, b)
 			tt.change(&l)
 			m, err := newDriver(t).Start(t.Context(), l)
+			if m != nil {
+				defer func() { _ = m.Kill(context.Background(), 0) }()
+			}
 			if m != nil || !errors.Is(err, tt.kind) || !strings.Contains(err.Error(), tt.says) || strings.Contains(err.Error(), "\n") || mvm.HintOf(err) == "" {
 				t.Fatalf("got %v, %v (%s)", m, err, mvm.HintOf(err))
 			}
