@@ -206,20 +206,26 @@ func TestDebianImage(t *testing.T) {
 	m.must("vm", "stop", "deb")
 }
 
-// cutOut copies the disk of an image, and has it name disks that are not there.
-func (m *machine) cutOut(ref string) string {
+// imageFile is the file of an image.
+func (m *machine) imageFile(ref string) string {
 	m.t.Helper()
 	var seen struct {
 		Storage struct {
 			Path string `json:"path"`
 		} `json:"storage"`
 	}
-	if err := json.Unmarshal([]byte(m.must("image", "inspect", ref, "--json")), &seen); err != nil {
-		m.t.Fatal(err)
+	if err := json.Unmarshal([]byte(m.must("image", "inspect", ref, "--json")), &seen); err != nil || seen.Storage.Path == "" {
+		m.t.Fatal(seen, err)
 	}
+	return seen.Storage.Path
+}
+
+// cutOut copies the disk of an image, and has it name disks that are not there.
+func (m *machine) cutOut(ref string) string {
+	m.t.Helper()
 	mk := imagetest.New(m.t)
 	out := mk.Path("cut")
-	mk.Run("", "cp", "--sparse=always", seen.Storage.Path, out)
+	mk.Run("", "cp", "--sparse=always", m.imageFile(ref), out)
 	mk.Run("PARTUUID=1-1 / ext4 rw,discard,errors=remount-ro,x-systemd.growfs 0 1\nLABEL=BOOT /boot ext4 defaults 0 2\nLABEL=UEFI /boot/efi vfat umask=0077 0 1\n", "tee", mk.Path("fstab"))
 	mk.Run("rm /etc/fstab\nwrite fstab /etc/fstab\n", "debugfs", "-w", "-f", "-", out)
 	return out

@@ -1,8 +1,6 @@
 package e2e
 
 import (
-	"encoding/json"
-	"path/filepath"
 	"strings"
 	"testing"
 
@@ -14,15 +12,8 @@ import (
 func TestImportedImageBoots(t *testing.T) {
 	imagetest.Require(t)
 	m := newMachine(t)
-	var images []struct {
-		Type string `json:"type"`
-		Path string `json:"path"`
-	}
-	if err := json.Unmarshal([]byte(m.must("image", "ls", "--type", "tiny", "--json")), &images); err != nil || len(images) != 1 {
-		t.Fatal(images, err)
-	}
 	mk := imagetest.New(t)
-	disk := mk.Compress("gz", mk.Format("qcow2", mk.DiskIn("gpt", filepath.Join(m.cache, images[0].Path), mk.Path("disk"))))
+	disk := mk.Compress("gz", mk.Format("qcow2", mk.DiskIn("gpt", m.imageFile("tiny"), mk.Path("disk"))))
 	if got := strings.TrimSpace(m.must("image", "import", "boxed", disk, "--version", "1")); got != "boxed:1" {
 		t.Errorf("import printed %q", got)
 	}

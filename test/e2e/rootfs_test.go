@@ -2,7 +2,6 @@ package e2e
 
 import (
 	"encoding/json"
-	"path/filepath"
 	"strings"
 	"testing"
 
@@ -16,17 +15,10 @@ import (
 func TestRootFileSystemsBoot(t *testing.T) {
 	imagetest.Require(t)
 	m := newMachine(t)
-	var images []struct {
-		Type string `json:"type"`
-		Path string `json:"path"`
-	}
-	if err := json.Unmarshal([]byte(m.must("image", "ls", "--type", "tiny", "--json")), &images); err != nil || len(images) != 1 {
-		t.Fatal(images, err)
-	}
 	mk := imagetest.New(t)
 	tree := mk.Path("tree")
 	mk.Run("", "mkdir", tree)
-	mk.Run("", "debugfs", "-R", "rdump / "+tree, filepath.Join(m.cache, images[0].Path))
+	mk.Run("", "debugfs", "-R", "rdump / "+tree, m.imageFile("tiny"))
 	mk.Run("UUID=0-1 / btrfs subvol=root 0 0\nUUID=0-2 /boot ext4 defaults 1 2\n/dev/vda /home btrfs subvol=home 0 0\n", "tee", tree+"/etc/fstab")
 	for layout, want := range map[string]struct {
 		mounts    []string
