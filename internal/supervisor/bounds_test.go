@@ -208,19 +208,14 @@ func TestViewerThatSleeps(t *testing.T) {
 // When the channel to the guest breaks, the ends of its streams are closed for
 // both directions: a caller that never writes holds no place.
 func TestMuxStreamsEndWithTheSession(t *testing.T) {
-	s := spec(t, "sleep 60")
-	s.MuxDevice, s.MuxSocket = filepath.Join(s.Dir, "port"), filepath.Join(s.Dir, "agent.sock")
-	l, err := net.Listen("unix", s.MuxDevice)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() { _ = l.Close() }()
+	s, l := serialPort(t)
 	sessions := make(chan *yamux.Session, 4)
 	go guest(t, l, "", sessions)
 	spawn(t, s)
 	session := <-sessions
 	var c net.Conn
 	eventually(t, "a stream", func() bool {
+		var err error
 		if c, err = fsx.DialUnix(t.Context(), s.MuxSocket); err != nil {
 			return false
 		}
@@ -253,13 +248,7 @@ func TestMuxStreamsEndWithTheSession(t *testing.T) {
 // A guest that goes on without its session, and of whose new beginning the host was
 // told nothing, is asked anew: the caller who met its silence is answered.
 func TestMuxGuestForgetsTheSession(t *testing.T) {
-	s := spec(t, "sleep 60")
-	s.MuxDevice, s.MuxSocket = filepath.Join(s.Dir, "port"), filepath.Join(s.Dir, "agent.sock")
-	l, err := net.Listen("unix", s.MuxDevice)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() { _ = l.Close() }()
+	s, l := serialPort(t)
 	gone := make(chan error, 1)
 	sessions := make(chan *yamux.Session, 4)
 	go func() {

@@ -204,6 +204,19 @@ func TestSpawnThatFailsLeavesNothing(t *testing.T) {
 	}
 }
 
+// serialPort is a VMM with a serial port to its guest, of which we are the other end.
+func serialPort(t *testing.T) (Spec, net.Listener) {
+	t.Helper()
+	s := spec(t, "sleep 60")
+	s.MuxDevice, s.MuxSocket = filepath.Join(s.Dir, "port"), filepath.Join(s.Dir, "agent.sock")
+	l, err := net.Listen("unix", s.MuxDevice)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = l.Close() })
+	return s, l
+}
+
 // guest is the other end of the serial port: it answers handshakes, and echoes
 // on port 1.
 func guest(t *testing.T, l net.Listener, garbage string, sessions chan<- *yamux.Session) {
@@ -260,13 +273,7 @@ func (l *late) Read(p []byte) (int, error) {
 }
 
 func TestMuxCarriesManyStreamsAndBeginsAnew(t *testing.T) {
-	s := spec(t, "sleep 60")
-	s.MuxDevice, s.MuxSocket = filepath.Join(s.Dir, "port"), filepath.Join(s.Dir, "agent.sock")
-	l, err := net.Listen("unix", s.MuxDevice)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
+	s, l := serialPort(t)
 	sessions := make(chan *yamux.Session, 4)
 	go guest(t, l, "kernel noise\n\x00MVM-ACK 0000000000000000\n\x00\x00\n", sessions)
 	spawn(t, s)
