@@ -56,8 +56,8 @@ var tinyText = []struct {
 	{"etc/init.d/rcS", 0o755, `#!/bin/sh
 export PATH=/usr/sbin:/usr/bin
 mkdir -p /dev/pts /dev/shm
-mountpoint -q /dev/pts || mount -t devpts -o gid=5,mode=620,ptmxmode=666 devpts /dev/pts
-mountpoint -q /dev/shm || mount -t tmpfs -o nosuid,nodev,mode=1777 tmpfs /dev/shm
+grep -q ' /dev/pts ' /proc/mounts || mount -t devpts -o gid=5,mode=620,ptmxmode=666 devpts /dev/pts
+grep -q ' /dev/shm ' /proc/mounts || mount -t tmpfs -o nosuid,nodev,mode=1777 tmpfs /dev/shm
 mount -t tmpfs -o nosuid,nodev,mode=1777 tmpfs /tmp
 hostname -F /etc/hostname
 echo "Tiny Linux is up; log in over SSH, there is no login here." >/dev/console

@@ -49,7 +49,7 @@ func (p *pty) resize(cols, rows uint32) error {
 
 // slave opens the terminal's other side for a user.
 func (p *pty) slave(uid uint32) (*os.File, error) {
-	f, err := os.OpenFile(p.name, os.O_RDWR|unix.O_NOCTTY, 0)
+	f, err := p.peer()
 	if err != nil {
 		return nil, err
 	}
@@ -58,6 +58,26 @@ func (p *pty) slave(uid uint32) (*os.File, error) {
 		_ = f.Chmod(0o620)
 	}
 	return f, nil
+}
+
+// peer opens the other side as the master knows it. Its name may lead to another devpts
+// by now, which an init has mounted over the one that we had; kernels before 4.13 have
+// only the name (TIOCGPTPEER, ioctl_tty(2)).
+func (p *pty) peer() (*os.File, error) {
+	raw, err := p.master.SyscallConn()
+	if err != nil {
+		return nil, err
+	}
+	const flags = unix.O_RDWR | unix.O_NOCTTY | unix.O_CLOEXEC
+	var fd uintptr
+	var no unix.Errno
+	if err := raw.Control(func(master uintptr) { fd, _, no = unix.Syscall(unix.SYS_IOCTL, master, unix.TIOCGPTPEER, flags) }); err != nil {
+		return nil, err
+	}
+	if no != 0 {
+		return os.OpenFile(p.name, flags, 0)
+	}
+	return os.NewFile(fd, p.name), nil
 }
 
 func (p *pty) close() { _ = p.master.Close() }
