@@ -19,14 +19,16 @@ type CacheCleanResult struct {
 	Volumes   []string        `json:"volumes"`
 	Removed   []string        `json:"removed"` // files and directories of the cache
 	Left      []string        `json:"left"`    // what is not mvm's, in its directory
+	Kept      []string        `json:"kept"`    // the database, where the host is changed and only it knows what was before
 	Bytes     int64           `json:"freed_bytes"`
 }
 
 // Clean removes everything: all VMs, also those that run, networks, snapshots,
 // volumes with what is on them, images, kernels, binaries, and the cache directory
 // with the database. SSH keys and settings in the configuration directory stay, and
-// so does what the host was set up with (see HostOperation.Reset). A run that was
-// killed is gone on with by the next one.
+// so does what the host was set up with: then the database stays too, with nothing
+// else in it, for HostOperation.Reset to take that back. A run that was killed is gone
+// on with by the next one.
 //
 // Errors: mvm.ErrBusy while another command fetches or builds something.
 func (o *CacheOperation) Clean(ctx context.Context, dryRun bool) (*CacheCleanResult, error) {
@@ -35,7 +37,11 @@ func (o *CacheOperation) Clean(ctx context.Context, dryRun bool) (*CacheCleanRes
 	if err != nil {
 		return nil, err
 	}
-	res := &CacheCleanResult{Snapshots: []string{}, Volumes: []string{}, Removed: []string{}, Left: []string{}, Bytes: usage(c.paths.cache)}
+	res := &CacheCleanResult{Snapshots: []string{}, Volumes: []string{}, Removed: []string{}, Left: []string{}, Kept: []string{}, Bytes: usage(c.paths.cache)}
+	setup, err := readSetup(ctx, st.Queries)
+	if err != nil {
+		return nil, err
+	}
 	snapshots, err := st.ListSnapshots(ctx)
 	if err != nil {
 		return nil, err
@@ -79,7 +85,7 @@ func (o *CacheOperation) Clean(ctx context.Context, dryRun bool) (*CacheCleanRes
 		return res, err
 	}
 	defer release()
-	return res, c.removeCache(res, dryRun)
+	return res, c.removeCache(res, dryRun, len(setup.Changes) > 0)
 }
 
 // removeDisks removes the snapshots and volumes that res names.
@@ -98,8 +104,9 @@ func (c *core) removeDisks(ctx context.Context, res *CacheCleanResult) error {
 }
 
 // removeCache removes the files of the cache, and its directory if nothing else is
-// in it. The database goes last: until then a run that was killed can go on.
-func (c *core) removeCache(res *CacheCleanResult, dryRun bool) error {
+// in it. The database goes last: until then a run that was killed can go on. It stays
+// where it knows what the host was before.
+func (c *core) removeCache(res *CacheCleanResult, dryRun, keepDatabase bool) error {
 	entries, err := os.ReadDir(c.paths.cache)
 	if err != nil {
 		return mvm.Errorf(mvm.ErrUnavailable, "cannot read the cache directory: %w", err).WithHint("remove %s by hand", c.paths.cache)
@@ -111,8 +118,12 @@ func (c *core) removeCache(res *CacheCleanResult, dryRun bool) error {
 		}
 	}
 	for _, e := range entries {
-		if !c.isOurs(e.Name()) {
+		switch {
+		case !c.isOurs(e.Name()):
 			res.Left = append(res.Left, e.Name())
+			continue
+		case keepDatabase && strings.HasPrefix(e.Name(), databaseFile):
+			res.Kept = append(res.Kept, e.Name())
 			continue
 		}
 		if !dryRun {
@@ -122,7 +133,7 @@ func (c *core) removeCache(res *CacheCleanResult, dryRun bool) error {
 		}
 		res.Removed = append(res.Removed, e.Name())
 	}
-	if !dryRun && len(res.Left) == 0 {
+	if !dryRun && len(res.Left)+len(res.Kept) == 0 {
 		_ = os.Remove(c.paths.cache) // it may be a mount point
 	}
 	return nil

@@ -3,12 +3,15 @@ package api
 import (
 	"os"
 	"path/filepath"
+	"slices"
 	"testing"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/mvmctl/mvm"
+	"github.com/mvmctl/mvm/internal/host"
+	"github.com/mvmctl/mvm/internal/store"
 )
 
 func TestCacheInitAll(t *testing.T) {
@@ -116,7 +119,11 @@ func TestCacheClean(t *testing.T) {
 	if diff := cmp.Diff([]string{"theirs"}, res.Left); diff != "" {
 		t.Error(diff)
 	}
-	if left, err := os.ReadDir(m.CacheDir()); err != nil || len(left) != 1 {
+	// Its network has turned forwarding on, which reset takes back.
+	if diff := cmp.Diff([]string{databaseFile, databaseFile + ".lock"}, res.Kept); diff != "" {
+		t.Error(diff)
+	}
+	if left, err := os.ReadDir(m.CacheDir()); err != nil || len(left) != 3 {
 		t.Errorf("left are %v (%v)", left, err)
 	}
 	if links, err := w.net.Interfaces(ctx); err != nil || len(links) != 1 {
@@ -128,5 +135,41 @@ func TestCacheClean(t *testing.T) {
 	}
 	if err := m.Close(); err != nil {
 		t.Error(err)
+	}
+}
+
+// Where the host is changed, what it was before outlives the cache: reset takes it back,
+// and then nothing keeps the database.
+func TestCacheCleanKeepsWhatTheHostWas(t *testing.T) {
+	w := newWorld(t)
+	m := w.open()
+	ctx := t.Context()
+	setup := &hostSetup{Changes: []host.Change{{
+		Setting: host.Setting{Kind: host.Sysctl, Name: "net.ipv4.conf.none.forwarding"},
+		Old:     host.State{Exists: true, Data: "0"}, New: host.State{Exists: true, Data: "1"},
+	}}}
+	c := m.Host.core
+	st, err := c.open(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := st.SetHostState(ctx, setupKey, setup); err != nil {
+		t.Fatal(err)
+	}
+	res, err := m.Cache.Clean(ctx, false)
+	if err != nil || !slices.Contains(res.Kept, databaseFile) || slices.Contains(res.Removed, databaseFile) {
+		t.Fatalf("%+v, %v", res, err)
+	}
+	if st, err = c.open(ctx); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := readSetup(ctx, st.Queries); err != nil || len(got.Changes) != 1 || got.Changes[0] != setup.Changes[0] {
+		t.Errorf("known is %+v, %v", got, err)
+	}
+	if err := st.Tx(ctx, func(tx *store.Tx) error { return tx.DeleteHostState(ctx, setupKey) }); err != nil {
+		t.Fatal(err)
+	}
+	if res, err = m.Cache.Clean(ctx, false); err != nil || len(res.Kept) > 0 {
+		t.Errorf("after a reset: %+v, %v", res, err)
 	}
 }

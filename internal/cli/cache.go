@@ -143,8 +143,9 @@ func newCacheClean(a *app) *cobra.Command {
 		Short: "Remove everything",
 		Long: `Remove everything: all VMs, also those that run, networks, snapshots, volumes with what
 is on them, images, kernels, binaries, the database and the cache directory. SSH keys
-and the host's settings stay; see 'mvm key rm' and 'mvm host reset'. You are asked
-first; a script has to say --force.`,
+and the host's settings stay; see 'mvm key rm' and 'mvm host reset'. Until that reset
+the database stays as well, which knows what the host was before. You are asked first;
+a script has to say --force.`,
 		Example: "  mvm cache clean --dry-run\n  mvm cache clean --force",
 		Args:    noArgs,
 	}
@@ -182,6 +183,9 @@ func (o *cacheCleanOptions) run(ctx context.Context, m *api.Client, a *app) erro
 	}
 	for _, name := range res.Left {
 		a.out.Notice(name + " is not mvm's and stays")
+	}
+	if len(res.Kept) > 0 {
+		a.out.Notice("the database stays, which knows what the host was before mvm changed it: 'mvm host reset' takes that back")
 	}
 	a.out.Notice(fmt.Sprintf("%s %s, %s in all", verb, what(res), render.Size(res.Bytes)))
 	return a.out.Line(m.CacheDir())
