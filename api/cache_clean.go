@@ -123,7 +123,9 @@ func (c *core) removeCache(res *CacheCleanResult, dryRun, keepDatabase bool) err
 			res.Left = append(res.Left, e.Name())
 			continue
 		case keepDatabase && strings.HasPrefix(e.Name(), databaseFile):
-			res.Kept = append(res.Kept, e.Name())
+			if e.Name() == databaseFile { // what else begins so belongs to it, and may go when it is closed
+				res.Kept = append(res.Kept, e.Name())
+			}
 			continue
 		}
 		if !dryRun {
