@@ -22,11 +22,19 @@ func (c *core) fetcher(progress mvm.ProgressFunc, noCache bool) *asset.Fetcher {
 	}
 }
 
+// makeDir makes a directory in the cache.
+func (c *core) makeDir(dir string) error {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return mvm.Errorf(mvm.ErrUnavailable, "cannot make a directory in the cache: %w", err).WithHint("check the rights and the free space of %s", c.paths.cache)
+	}
+	return nil
+}
+
 // lockAsset has commands that get the same thing at once do it one after the
 // other; the later one then finds it.
 func (c *core) lockAsset(ctx context.Context, name string) (func(), error) {
-	if err := os.MkdirAll(c.paths.ops(), 0o700); err != nil {
-		return nil, mvm.Errorf(mvm.ErrUnavailable, "cannot make a directory in the cache: %w", err).WithHint("check the rights and the free space of %s", c.paths.cache)
+	if err := c.makeDir(c.paths.ops()); err != nil {
+		return nil, err
 	}
 	l, err := fsx.LockWait(ctx, filepath.Join(c.paths.ops(), "asset-"+strings.ReplaceAll(name, "/", "_")))
 	if err != nil {

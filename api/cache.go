@@ -119,8 +119,8 @@ const assetGate = "gate-assets"
 
 // lockAllAssets sees to it that nothing is being fetched or built.
 func (c *core) lockAllAssets(ctx context.Context) (release func(), err error) {
-	if err := os.MkdirAll(c.paths.ops(), 0o700); err != nil {
-		return nil, mvm.Errorf(mvm.ErrUnavailable, "cannot make a directory in the cache: %w", err).WithHint("check the rights and the free space of %s", c.paths.cache)
+	if err := c.makeDir(c.paths.ops()); err != nil {
+		return nil, err
 	}
 	gate, err := fsx.LockWait(ctx, filepath.Join(c.paths.ops(), assetGate))
 	if err != nil {

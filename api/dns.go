@@ -59,7 +59,7 @@ func (c *core) refreshDNS(ctx context.Context, networkID, leaving string) (start
 
 // lockDNS waits until no other command starts, ends or asks for a DNS server's port.
 func (c *core) lockDNS(ctx context.Context) (*fsx.Lock, error) {
-	if err := os.MkdirAll(c.paths.dnsRoot(), 0o700); err != nil {
+	if err := c.makeDir(c.paths.dnsRoot()); err != nil {
 		return nil, err
 	}
 	return fsx.LockWait(ctx, filepath.Join(c.paths.dnsRoot(), "lock"))

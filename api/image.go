@@ -141,6 +141,11 @@ func (c *core) registerImage(ctx context.Context, st *store.Store, all []*mvm.Im
 			old = i
 		}
 	}
+	if old != nil {
+		if err := c.paths.memory().Drop(old.ID); err != nil {
+			return err
+		}
+	}
 	err := st.Tx(ctx, func(tx *store.Tx) error {
 		if old == nil {
 			return tx.InsertImage(ctx, item)
@@ -159,7 +164,7 @@ func (c *core) registerImage(ctx context.Context, st *store.Store, all []*mvm.Im
 		return errors.Join(err, c.removeAsset(c.paths.images(), filepath.Dir(c.paths.abs(item.Path))))
 	}
 	if old != nil {
-		if err := c.removeImageFiles(old); err != nil {
+		if err := c.removeAsset(c.paths.images(), filepath.Dir(c.paths.abs(old.Path))); err != nil {
 			return err
 		}
 	}
@@ -203,12 +208,12 @@ func (c *core) removeImage(ctx context.Context, i *mvm.ImageItem, force bool) er
 			return mvm.Errorf(mvm.ErrConflict, "%s runs from it", mvm.Quote(v.Name)).WithHint("stop it first with 'mvm vm stop %s'", v.Name)
 		}
 	}
+	// Before the row: whoever is killed in between leaves no memory that nobody gives back.
+	if err := c.paths.memory().Drop(i.ID); err != nil {
+		return err
+	}
 	if err := c.st.DeleteImage(ctx, i.ID); err != nil {
 		return err
 	}
-	return c.removeImageFiles(i)
-}
-
-func (c *core) removeImageFiles(i *mvm.ImageItem) error {
-	return errors.Join(c.paths.memory().Drop(i.ID), c.removeAsset(c.paths.images(), filepath.Dir(c.paths.abs(i.Path))))
+	return c.removeAsset(c.paths.images(), filepath.Dir(c.paths.abs(i.Path)))
 }
