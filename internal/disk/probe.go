@@ -18,6 +18,10 @@ type Info struct {
 	Partitioned bool  // there is a partition table, GPT or MBR
 }
 
+// RootSubvolumes are what distributions call the subvolume of a btrfs that has the root:
+// Fedora, Ubuntu and Arch, Debian.
+var RootSubvolumes = []string{"root", "@", "@rootfs"}
+
 // Probe reads the superblock of the file system on a raw disk, or finds its
 // partition table. A disk with neither gives a zero Info.
 func Probe(path string) (Info, error) {

@@ -12,15 +12,12 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/mvmctl/mvm/internal/disk"
 	"github.com/mvmctl/mvm/internal/run"
 )
 
 // topLevel is the id of the subvolume that every btrfs has (BTRFS_FS_TREE_OBJECTID).
 const topLevel = "FS_TREE"
-
-// usualSubvolumes are what distributions call the one that has the root: Fedora,
-// Ubuntu and Arch, Debian. They are looked at first.
-var usualSubvolumes = []string{"root", "@", "@rootfs"}
 
 // subvolumes is what a btrfs says of its subvolumes.
 type subvolumes struct {
@@ -65,10 +62,10 @@ func parseRootTree(text string) subvolumes {
 		}
 	}
 	rank := func(name string) int {
-		if n := slices.Index(usualSubvolumes, name); n >= 0 {
+		if n := slices.Index(disk.RootSubvolumes, name); n >= 0 {
 			return n
 		}
-		return len(usualSubvolumes)
+		return len(disk.RootSubvolumes)
 	}
 	slices.SortStableFunc(s.top, func(a, b string) int { return rank(a) - rank(b) })
 	return s

@@ -1,26 +1,19 @@
 package agent
 
 import (
-	"encoding/binary"
 	"errors"
 	"io"
 	"sync"
 	"time"
-)
 
-// Frames of yamux (https://github.com/hashicorp/yamux/blob/master/spec.md): a header
-// of 12 bytes, of which the second is the type and the last four the length of what
-// follows in a data frame. yamux writes header and body one after the other.
-const (
-	frameHeader = 12
-	frameData   = 0
+	"github.com/mvmctl/mvm/internal/guest/mux"
 )
 
 var errLeaving = errors.New("the agent is being replaced")
 
-// framer passes on what yamux writes, and can be stopped between two frames: in the
-// middle of one, the host would take the first words of whoever writes next for its
-// rest.
+// framer passes on what yamux writes, header and body one after the other, and can be
+// stopped between two frames: in the middle of one, the host would take the first words
+// of whoever writes next for its rest.
 type framer struct {
 	io.Writer
 	mu      sync.Mutex
@@ -38,8 +31,8 @@ func (f *framer) Write(b []byte) (int, error) {
 	switch {
 	case f.body > 0:
 		f.body -= int64(n)
-	case n == frameHeader && b[1] == frameData:
-		f.body = int64(binary.BigEndian.Uint32(b[8:]))
+	case n == mux.HeaderLen:
+		f.body = int64(mux.BodyLen(b))
 	}
 	return n, err
 }

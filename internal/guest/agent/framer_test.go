@@ -8,7 +8,7 @@ import (
 )
 
 func TestFramerStopsBetweenFrames(t *testing.T) {
-	data := func(n byte) []byte { return []byte{0, frameData, 0, 0, 0, 0, 0, 1, 0, 0, 0, n} }
+	data := func(n byte) []byte { return []byte{0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, n} }
 	window := []byte{0, 1, 0, 0, 0, 0, 0, 1, 0, 0, 0, 9} // has a number, and no body
 	var out bytes.Buffer
 	f := &framer{Writer: &out}
@@ -50,7 +50,7 @@ func TestFramerStopsBetweenFrames(t *testing.T) {
 
 func TestFramerGivesUp(t *testing.T) {
 	f := &framer{Writer: &bytes.Buffer{}}
-	if _, err := f.Write([]byte{0, frameData, 0, 0, 0, 0, 0, 1, 0, 0, 0, 7}); err != nil {
+	if _, err := f.Write([]byte{0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 7}); err != nil {
 		t.Fatal(err)
 	}
 	f.stop(time.Millisecond) // the body never comes

@@ -12,10 +12,6 @@ import (
 	"github.com/mvmctl/mvm/internal/guest"
 )
 
-// usualSubvolumes are what distributions call the one that has the root: Fedora,
-// Ubuntu and Arch, Debian.
-var usualSubvolumes = []string{"root", "@", "@rootfs"}
-
 // openRoot mounts the root. Where a btrfs has none in what is mounted without naming a
 // subvolume, and the host could not tell which has, those with usual names are tried.
 func openRoot(cfg guest.RootConfig, container bool) (*Rootfs, error) {
@@ -28,7 +24,7 @@ func openRoot(cfg guest.RootConfig, container bool) (*Rootfs, error) {
 		return r, err
 	}
 	_ = r.Close()
-	for _, name := range usualSubvolumes {
+	for _, name := range disk.RootSubvolumes {
 		if err := unix.Unmount(newRoot, 0); err != nil {
 			return nil, err
 		}

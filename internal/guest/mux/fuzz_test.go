@@ -71,9 +71,9 @@ func FuzzGuard(f *testing.F) {
 			return
 		}
 		unasked := false
-		for rest := in; len(rest) >= headerLen; {
-			h := rest[:headerLen]
-			rest = rest[headerLen:]
+		for rest := in; len(rest) >= HeaderLen; {
+			h := rest[:HeaderLen]
+			rest = rest[HeaderLen:]
 			if binary.BigEndian.Uint16(h[2:])&flagSYN != 0 {
 				unasked = true
 				break

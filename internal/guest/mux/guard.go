@@ -13,10 +13,18 @@ import (
 // header of 12 bytes, which are version, type, flags (2), stream (4), length (4);
 // after that of a data frame come as many bytes as it says.
 const (
-	headerLen = 12
+	HeaderLen = 12
 	typeData  = 0
 	flagSYN   = 1
 )
+
+// BodyLen is how many bytes follow a frame's header.
+func BodyLen(header []byte) uint32 {
+	if header[1] != typeData {
+		return 0
+	}
+	return binary.BigEndian.Uint32(header[8:])
+}
 
 var (
 	// errUnasked says that the guest wanted something of the host.
@@ -55,23 +63,20 @@ func (g *guard) Read(p []byte) (int, error) {
 
 // next reads a frame.
 func (g *guard) next() error {
-	g.buf = slices.Grow(g.buf[:0], headerLen)[:headerLen]
+	g.buf = slices.Grow(g.buf[:0], HeaderLen)[:HeaderLen]
 	if err := g.fill(g.buf); err != nil {
 		return err
 	}
 	if binary.BigEndian.Uint16(g.buf[2:])&flagSYN != 0 {
 		return errUnasked
 	}
-	if g.buf[1] == typeData {
-		body := binary.BigEndian.Uint32(g.buf[8:])
-		if body > window {
-			return errTooLong
-		}
-		whole := headerLen + int(body)
-		g.buf = slices.Grow(g.buf, whole-headerLen)[:whole]
-		if err := g.fill(g.buf[headerLen:]); err != nil {
-			return err
-		}
+	body := BodyLen(g.buf)
+	if body > window {
+		return errTooLong
+	}
+	g.buf = slices.Grow(g.buf, int(body))[:HeaderLen+int(body)]
+	if err := g.fill(g.buf[HeaderLen:]); err != nil {
+		return err
 	}
 	g.left = g.buf
 	return nil
