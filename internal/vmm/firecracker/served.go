@@ -2,6 +2,7 @@ package firecracker
 
 import (
 	"encoding/json"
+	"fmt"
 	"path/filepath"
 	"slices"
 
@@ -86,7 +87,7 @@ func serversOf(l vmm.Launch) ([]supervisor.Server, error) {
 func serverArgv(l vmm.Launch, d vmm.Disk) ([]string, error) {
 	node, err := json.Marshal(map[string]any{
 		"driver": "qcow2", "node-name": "disk", "read-only": d.ReadOnly, "backing": nil,
-		"file": map[string]any{"driver": "file", "filename": "/proc/self/fd/4"},
+		"file": map[string]any{"driver": "file", "filename": fmt.Sprintf("/proc/self/fd/%d", supervisor.ServerFileFD)},
 	})
 	if err != nil {
 		return nil, err
@@ -97,7 +98,8 @@ func serverArgv(l vmm.Launch, d vmm.Disk) ([]string, error) {
 	}
 	return []string{
 		l.DiskServer, "--blockdev", string(node),
-		"--export", "type=vhost-user-blk,id=" + supervisor.ServerToken(l.ID) + "-" + deviceID(d.ID) + ",node-name=disk,addr.type=fd,addr.str=3,writable=" + writable,
+		"--export", fmt.Sprintf("type=vhost-user-blk,id=%s-%s,node-name=disk,addr.type=fd,addr.str=%d,writable=%s",
+			supervisor.ServerToken(l.ID), deviceID(d.ID), supervisor.ServerSocketFD, writable),
 	}, nil
 }
 
