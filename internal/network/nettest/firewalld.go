@@ -27,8 +27,8 @@ type Firewalld struct {
 const firewalldName = "org.fedoraproject.FirewallD1"
 
 // NewFirewalld starts the real firewalld in a namespace, and ends it with the test. It
-// skips where firewalld is not installed. It is not among the packages that tests
-// install: on a host with systemd that would start it.
+// skips where firewalld is not installed. Only CI installs it: on a host with systemd that
+// would start it.
 func NewFirewalld(t testing.TB, ns *Namespace) *Firewalld {
 	t.Helper()
 	testenv.Require(t, "root", "firewalld")
