@@ -168,7 +168,17 @@ func (k *Kernel) Denials(ctx context.Context, t network.TapSpec) (network.Denial
 		return d, err
 	}
 	defer fw.close()
-	state, err := fw.read(nft{fw}.table(group{name: network.EgressTable(t.Name), owner: owner{id: t.VMID}, sets: egressGroup(t).sets}))
+	// The list first: what is counted in it is then counted in all, too.
+	set := deniedSet(&nftables.Table{Family: nftables.TableFamilyIPv4, Name: network.EgressTable(t.Name)})
+	elements, err := fw.settled(&set)
+	if errors.Is(err, os.ErrNotExist) { // it may reach all, or the VM has just stopped
+		return d, nil
+	}
+	if err != nil {
+		return d, explain(err, "read nftables table %s", set.Table.Name)
+	}
+	now := time.Now()
+	state, err := fw.read(nft{fw}.table(group{name: set.Table.Name, owner: owner{id: t.VMID}, sets: egressGroup(t).sets}))
 	if err != nil || !state.exists || state.foreign {
 		return d, err
 	}
@@ -181,15 +191,6 @@ func (k *Kernel) Denials(ctx context.Context, t network.TapSpec) (network.Denial
 			}
 		}
 	}
-	set := deniedSet(&nftables.Table{Family: nftables.TableFamilyIPv4, Name: network.EgressTable(t.Name)})
-	elements, err := fw.GetSetElements(&set)
-	if errors.Is(err, os.ErrNotExist) { // the VM has just stopped
-		return d, nil
-	}
-	if err != nil {
-		return d, explain(err, "read nftables table %s", set.Table.Name)
-	}
-	now := time.Now()
 	for _, e := range elements {
 		if len(e.Key) != 12 {
 			continue
@@ -207,4 +208,22 @@ func (k *Kernel) Denials(ctx context.Context, t network.TapSpec) (network.Denial
 		return bytes.Compare(a.Addr.AsSlice(), b.Addr.AsSlice())
 	})
 	return d, nil
+}
+
+// settled returns the elements of a set that packets add to. A hash table that grows
+// while the kernel lists it is listed from its beginning again: elements come twice,
+// and others then not at all (rhashtable_walk_start, lib/rhashtable.c). Such a list is
+// asked for again, and has nothing twice in the end.
+func (fw *firewall) settled(set *nftables.Set) ([]nftables.SetElement, error) {
+	for tries := 3; ; tries-- {
+		elements, err := fw.GetSetElements(set)
+		if err != nil {
+			return nil, err
+		}
+		slices.SortFunc(elements, func(a, b nftables.SetElement) int { return bytes.Compare(a.Key, b.Key) })
+		once := slices.CompactFunc(slices.Clone(elements), func(a, b nftables.SetElement) bool { return bytes.Equal(a.Key, b.Key) })
+		if len(once) == len(elements) || tries == 1 {
+			return once, nil
+		}
+	}
 }
