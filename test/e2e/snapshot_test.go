@@ -80,6 +80,12 @@ func (m *machine) restore() {
 		m.until("the counter of "+vm+" goes on", func() bool { return m.count(vm) > was && was > 0 })
 		m.must("exec", vm, "--", "sh", "-c", "echo own >/root/own && sync")
 	}
+	// The VMM lives through a reset of a device whose state was loaded.
+	was := m.vm("copy-2").PID
+	m.must("exec", "copy-2", "--", "sh", "-c", `cd /sys/bus/virtio/drivers/virtio_net && for d in virtio*; do echo $d >unbind && echo $d >bind; done`)
+	if got := m.vm("copy-2"); got.PID != was || got.Status != "running" {
+		t.Errorf("after a reset of its network card copy-2 is %s, process %d, which was %d", got.Status, got.PID, was)
+	}
 	m.must("vm", "reboot", "copy-1", "--wait")
 	if got := m.ssh("copy-1", "hostname; cat /root/own"); got != "copy-1\nown" {
 		t.Errorf("after a reboot copy-1 says %q", got)
