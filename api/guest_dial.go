@@ -93,12 +93,15 @@ func (c *core) dialVM(ctx context.Context, st *store.Store, vm *mvm.VMInstanceIt
 		port = uint32(as.port) //nolint:gosec // checked by ExecInput.validate
 	}
 	dial := dialPort(m, port)
-	client, err := guest.Dial(ctx, dial, login)
-	if left := bootLeft(vm, set); err != nil && left > 0 && mvm.KindOf(err) == mvm.ErrUnavailable && ctx.Err() == nil {
-		boot, cancel := context.WithTimeout(ctx, left)
-		client, _, err = guest.WaitReady(boot, dial, login)
-		cancel()
-	}
+	client, err := reach(ctx, m, vm, func(ctx context.Context) (*guest.Client, error) {
+		client, err := guest.Dial(ctx, dial, login)
+		if left := bootLeft(vm, set); err != nil && left > 0 && mvm.KindOf(err) == mvm.ErrUnavailable && ctx.Err() == nil {
+			boot, cancel := context.WithTimeout(ctx, left)
+			client, _, err = guest.WaitReady(boot, dial, login)
+			cancel()
+		}
+		return client, err
+	})
 	if err == nil {
 		client, err = c.renewAgent(ctx, vm, client, dial, login)
 	}
@@ -107,6 +110,19 @@ func (c *core) dialVM(ctx context.Context, st *store.Store, vm *mvm.VMInstanceIt
 	}
 	client.UseData(dialPort(m, wire.DataPort(port)))
 	return &agentConn{Client: client, dial: dial, release: m.Close}, nil
+}
+
+// reach logs in to a guest while its VMM runs: when that ends, nobody will answer.
+func reach(ctx context.Context, m vmm.Machine, vm *mvm.VMInstanceItem, login func(context.Context) (*guest.Client, error)) (*guest.Client, error) {
+	var client *guest.Client
+	err := whileItRuns(ctx, m, vm, "reached", func(ctx context.Context) (err error) {
+		client, err = login(ctx)
+		return err
+	})
+	if err != nil && client != nil {
+		return nil, errors.Join(err, client.Close())
+	}
+	return client, err
 }
 
 // running refuses a VM that cannot answer.

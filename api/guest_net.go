@@ -71,13 +71,20 @@ func (c *core) dialNetwork(ctx context.Context, st *store.Store, vm *mvm.VMInsta
 	if port == 0 {
 		port = sshPort
 	}
+	m, err := c.attach(ctx, vm)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = m.Close() }()
 	limited, cancel := context.WithTimeout(ctx, sshTimeout(vm, inv.set, in.Timeout))
 	defer cancel()
 	addr := net.JoinHostPort(vm.IPv4, strconv.Itoa(port))
-	if err := guest.WaitTCP(limited, addr); err != nil {
-		return nil, err
-	}
-	client, err := guest.DialNet(limited, addr, login)
+	client, err := reach(limited, m, vm, func(ctx context.Context) (*guest.Client, error) {
+		if err := guest.WaitTCP(ctx, addr); err != nil {
+			return nil, err
+		}
+		return guest.DialNet(ctx, addr, login)
+	})
 	if err != nil {
 		return nil, err
 	}

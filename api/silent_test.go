@@ -319,3 +319,34 @@ func TestSessionOverANetworkEndsWithItsVM(t *testing.T) {
 	<-ctx.Done()
 	refused(t, causeOf(ctx, ctx.Err()), mvm.ErrUnavailable, "the VM ended meanwhile")
 }
+
+// A guest that has not answered yet is not waited for when its VMM has ended.
+func TestLoginEndsWithTheVM(t *testing.T) {
+	w := silentVM(t)
+	m := w.open()
+	(&silentGuest{world: w}).serve(m)
+	dial, dialled := w.driver.Guest, make(chan struct{}, 1)
+	w.driver.Guest = func(ctx context.Context, h vmm.Handle, port uint32) (net.Conn, error) {
+		select {
+		case dialled <- struct{}{}:
+		default:
+		}
+		return dial(ctx, h, port)
+	}
+	ended := make(chan error, 1)
+	go func() {
+		_, err := m.Exec.Run(t.Context(), ExecInput{Identifier: "web", Cmd: []string{"true"}})
+		ended <- err
+	}()
+	<-dialled
+	st, err := m.core.open(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	vm, err := m.core.findVM(t.Context(), st, "web")
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.driver.End(vm.ID, vmm.Exit{Reason: "guest powered off"})
+	refused(t, <-ended, mvm.ErrUnavailable, "the VMM ended before the guest was reached: guest powered off")
+}

@@ -175,11 +175,17 @@ func (m *fakeMachine) State(context.Context) (vmm.State, error) {
 }
 
 func (m *fakeMachine) Wait(ctx context.Context) (vmm.Exit, error) {
-	select {
-	case <-ctx.Done():
-		return vmm.Exit{}, ctx.Err()
-	case <-m.vm.ended:
-		return *m.vm.exit, nil
+	for { // not on both at once: in a bubble of testing/synctest no time would pass
+		select {
+		case <-m.vm.ended:
+			return *m.vm.exit, nil
+		default:
+		}
+		select {
+		case <-ctx.Done():
+			return vmm.Exit{}, ctx.Err()
+		case <-time.After(time.Millisecond):
+		}
 	}
 }
 
