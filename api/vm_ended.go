@@ -195,7 +195,11 @@ func (c *core) autopsy(ctx context.Context, vm *mvm.VMInstanceItem) death {
 	case proc.Rebooted(h.VMM):
 		return death{to: mvm.StatusCrashed, cause: "the host was rebooted while it ran", at: time.Now(), rebooted: true}
 	}
-	return death{to: mvm.StatusCrashed, cause: "the VMM is gone, and so is its supervisor: nothing tells how it ended", at: time.Now()}
+	cause := "the VMM is gone, and so is its supervisor: nothing tells how it ended"
+	if failure := supervisor.Failure(h.Dir); failure != "" {
+		cause += "; the supervisor failed: " + failure
+	}
+	return death{to: mvm.StatusCrashed, cause: cause, at: time.Now()}
 }
 
 // exitFileLimit bounds how long a supervisor has to write down its VMM's end, from

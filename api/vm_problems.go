@@ -30,6 +30,10 @@ func (c *core) resupervise(ctx context.Context, st *store.Store, vm *mvm.VMInsta
 	if ops, err := st.ListOps(ctx, vm.ID); err != nil || len(ops) > 0 {
 		return // whoever works on it may be about to end it
 	}
+	why := "its supervisor was gone"
+	if failure := supervisor.Failure(h.Dir); failure != "" {
+		why += " (" + failure + ")"
+	}
 	id, err := supervisor.Adopt(ctx, c.launcher(), vm.ID, h.Dir, h.VMM)
 	if err != nil {
 		return
@@ -48,7 +52,7 @@ func (c *core) resupervise(ctx context.Context, st *store.Store, vm *mvm.VMInsta
 			return err // it was started anew, or another command was quicker
 		}
 		now.Handle, now.RelayPID = data, &id.PID
-		if err := write(ctx, tx, now, store.EventAction, "its supervisor was gone; a new one looks after it"); err != nil {
+		if err := write(ctx, tx, now, store.EventAction, why+"; a new one looks after it"); err != nil {
 			return err
 		}
 		*vm = *now

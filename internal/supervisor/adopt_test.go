@@ -4,9 +4,12 @@ import (
 	"context"
 	"io"
 	"os"
+	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/mvmctl/mvm/internal/proc"
 	"github.com/mvmctl/mvm/internal/vmm"
@@ -62,5 +65,35 @@ func TestAdopt(t *testing.T) {
 	}
 	if _, err := Adopt(t.Context(), l, s.ID, s.Dir, st.VMM); err == nil {
 		t.Error("a VMM that has ended was taken over")
+	}
+}
+
+// What a supervisor says when it fails is kept, until the VM starts anew.
+func TestFailure(t *testing.T) {
+	s := spec(t, "exec sleep 1000")
+	l := Launcher{Exe: os.Args[0]}
+	st := spawn(t, s)
+	if got := Failure(s.Dir); got != "" {
+		t.Errorf("a supervisor that runs has failed: %q", got)
+	}
+	self := st.Supervisor
+	for range 2 {
+		if err := proc.Signal(self, unix.SIGABRT); err != nil {
+			t.Fatal(err)
+		}
+		eventually(t, "its end", func() bool { return !proc.Alive(self) })
+		if got := Failure(s.Dir); got != "SIGABRT: abort" {
+			t.Errorf("it has failed: %q", got)
+		}
+		var err error
+		if self, err = Adopt(t.Context(), l, s.ID, s.Dir, st.VMM); err != nil {
+			t.Fatal(err)
+		}
+		if got := Failure(s.Dir); got != "" {
+			t.Errorf("its successor has failed: %q", got)
+		}
+		if data, err := os.ReadFile(filepath.Join(s.Dir, crashFile+oldCrash)); err != nil || !strings.Contains(string(data), "goroutine") {
+			t.Errorf("of it is kept %.100q, %v", data, err)
+		}
 	}
 }

@@ -90,6 +90,7 @@ func begin(dir string, running []string) (*supervised, error) {
 	if v.lock, err = fsx.TryLock(path); err != nil {
 		return nil, fmt.Errorf("take over the VM: %w", err)
 	}
+	keepCrash(dir)
 	if len(running) > 0 {
 		return v, v.adopt(running[0])
 	}
@@ -210,7 +211,7 @@ func (v *supervised) leave(exit vmm.Exit) error {
 	if err == nil {
 		err = fsx.WriteFile(filepath.Join(s.Dir, vmm.ExitFile), data, 0o600)
 	}
-	paths := []string{s.ConsoleSocket, s.MuxSocket, s.MuxDevice, s.PIDFile}
+	paths := []string{s.ConsoleSocket, s.MuxSocket, s.MuxDevice, s.PIDFile, filepath.Join(s.Dir, crashFile)}
 	for _, name := range fifos {
 		paths = append(paths, filepath.Join(s.Dir, name))
 	}

@@ -174,7 +174,7 @@ func readReport(ctx context.Context, r *os.File) (report, error) {
 // clear removes what the last run has left in a VM's directory.
 func clear(dir string) error {
 	var errs []error
-	for _, name := range append([]string{specFile, vmm.ExitFile}, fifos...) {
+	for _, name := range append([]string{specFile, vmm.ExitFile, crashFile, crashFile + oldCrash}, fifos...) {
 		if err := os.Remove(filepath.Join(dir, name)); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			errs = append(errs, err)
 		}

@@ -2,8 +2,10 @@ package e2e
 
 import (
 	"encoding/json"
+	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -41,6 +43,9 @@ func (m *machine) hostile() {
 	}
 	all.Wait()
 	log := m.serialLog("g-2")
+	if now := m.processes("__supervise\x00mvm-" + id); !slices.Equal(now, supervisors) {
+		t.Fatalf("the supervisor was process %d, and now is %v\n%s", supervisors[0], now, m.remains("g-2", filepath.Dir(log)))
+	}
 	m.until("the console's log was begun anew", func() bool { _, err := os.Stat(log + ".1"); return err == nil })
 	var size int64
 	for _, f := range []string{log, log + ".1"} {
@@ -67,6 +72,17 @@ func (m *machine) fails(args ...string) {
 	if r.code == 0 || !strings.Contains(r.stderr, "error: ") || !strings.Contains(r.stderr, "hint: ") {
 		m.t.Errorf("mvm %q: %+v", args, r)
 	}
+}
+
+// remains tells what is known of how a VM, or its supervisor, ended.
+func (m *machine) remains(name, dir string) string {
+	all := m.run("vm", "inspect", name).stdout
+	for _, file := range []string{"exit.json", "vmm.err", "qemu.log", "supervisor.crash", "supervisor.crash.1"} {
+		if data, err := os.ReadFile(filepath.Join(dir, file)); err == nil {
+			all += fmt.Sprintf("%s: %.4000s\n", file, data)
+		}
+	}
+	return all
 }
 
 // serialLog is where a VM's console is written to.
