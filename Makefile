@@ -52,7 +52,7 @@ bench: build test-packages ## benchmarks, as ratios in one run
 	@MVM_TEST_MVM=$(CURDIR)/bin/mvm $(GO) test -run '^$$' -bench . -benchtime 1x -timeout 30m ./test/bench
 
 docs: ## the pages that are made of the commands and the API
-	@UPDATE_API_DOC=1 UPDATE_CLI_DOCS=1 $(GO) test -count=1 -run 'TestAPIDoc|TestDocs' ./internal/cli
+	@UPDATE_API_DOC=1 UPDATE_CLI_DOCS=1 $(GO) test -count=1 -run 'TestAPIDoc|TestDocs|TestReferenceRows' ./internal/cli
 
 lint: ## gofmt, vet, and golangci-lint where it is installed
 	@test -z "$$(gofmt -l .)" || { gofmt -l .; exit 1; }
