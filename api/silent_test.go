@@ -186,6 +186,20 @@ func silentVM(t *testing.T) *world {
 	return w
 }
 
+// theVM is the row of web.
+func theVM(t *testing.T, m *Client) *mvm.VMInstanceItem {
+	t.Helper()
+	st, err := m.core.open(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	vm, err := m.core.findVM(t.Context(), st, "web")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return vm
+}
+
 // A command that is silent for hours is not cut off: its agent answers.
 func TestSilentCommand(t *testing.T) {
 	w := silentVM(t)
@@ -207,14 +221,7 @@ func TestSilentCommand(t *testing.T) {
 			time.Sleep(time.Until(began.Add(2 * time.Hour)))
 			return true
 		}
-		st, err := m.core.open(t.Context())
-		if err != nil {
-			t.Fatal(err)
-		}
-		vm, err := m.core.findVM(t.Context(), st, "web")
-		if err != nil {
-			t.Fatal(err)
-		}
+		vm := theVM(t, m)
 		running := *vm
 		vm.Status = mvm.StatusPaused
 		go func() { // paused when the command runs already
@@ -288,14 +295,7 @@ func TestSilentGuest(t *testing.T) {
 func TestSessionOverANetworkEndsWithItsVM(t *testing.T) {
 	w := silentVM(t)
 	m := w.open()
-	st, err := m.core.open(t.Context())
-	if err != nil {
-		t.Fatal(err)
-	}
-	vm, err := m.core.findVM(t.Context(), st, "web")
-	if err != nil {
-		t.Fatal(err)
-	}
+	vm := theVM(t, m)
 	id, err1 := m.core.loadIdentity(vm.ID)
 	login, err2 := m.core.agentLogin(vm)
 	l, err3 := net.Listen("tcp", "127.0.0.1:0")
@@ -339,14 +339,7 @@ func TestLoginEndsWithTheVM(t *testing.T) {
 		ended <- err
 	}()
 	<-dialled
-	st, err := m.core.open(t.Context())
-	if err != nil {
-		t.Fatal(err)
-	}
-	vm, err := m.core.findVM(t.Context(), st, "web")
-	if err != nil {
-		t.Fatal(err)
-	}
+	vm := theVM(t, m)
 	w.driver.End(vm.ID, vmm.Exit{Reason: "guest powered off"})
 	refused(t, <-ended, mvm.ErrUnavailable, "the VMM ended before the guest was reached: guest powered off")
 }

@@ -220,10 +220,15 @@ func (fw *firewall) settled(set *nftables.Set) ([]nftables.SetElement, error) {
 		if err != nil {
 			return nil, err
 		}
-		slices.SortFunc(elements, func(a, b nftables.SetElement) int { return bytes.Compare(a.Key, b.Key) })
-		once := slices.CompactFunc(slices.Clone(elements), func(a, b nftables.SetElement) bool { return bytes.Equal(a.Key, b.Key) })
+		once := distinct(elements)
 		if len(once) == len(elements) || tries == 1 {
 			return once, nil
 		}
 	}
+}
+
+// distinct returns elements of a set by their keys, each once.
+func distinct(elements []nftables.SetElement) []nftables.SetElement {
+	sorted := slices.SortedFunc(slices.Values(elements), func(a, b nftables.SetElement) int { return bytes.Compare(a.Key, b.Key) })
+	return slices.CompactFunc(sorted, func(a, b nftables.SetElement) bool { return bytes.Equal(a.Key, b.Key) })
 }

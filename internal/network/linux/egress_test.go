@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/nftables"
 	"golang.org/x/sys/unix"
 
 	"github.com/mvmctl/mvm/internal/network"
@@ -331,4 +332,16 @@ func dropsOver(rules string) bool {
 		}
 	}
 	return false
+}
+
+// The kernel may list an element twice, which is one denial all the same.
+func TestDistinct(t *testing.T) {
+	element := func(key string) nftables.SetElement { return nftables.SetElement{Key: []byte(key)} }
+	keys := ""
+	for _, e := range distinct([]nftables.SetElement{element("b"), element("c"), element("b"), element("a"), element("c")}) {
+		keys += string(e.Key)
+	}
+	if keys != "abc" {
+		t.Errorf("%q", keys)
+	}
 }
