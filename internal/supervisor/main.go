@@ -211,6 +211,12 @@ func (v *supervised) leave(exit vmm.Exit) error {
 	if err == nil {
 		err = fsx.WriteFile(filepath.Join(s.Dir, vmm.ExitFile), data, 0o600)
 	}
+	s.sweep()
+	return err
+}
+
+// sweep removes what is there only while the VMM runs.
+func (s Spec) sweep() {
 	paths := []string{s.ConsoleSocket, s.MuxSocket, s.MuxDevice, s.PIDFile, filepath.Join(s.Dir, crashFile)}
 	for _, name := range fifos {
 		paths = append(paths, filepath.Join(s.Dir, name))
@@ -226,7 +232,6 @@ func (v *supervised) leave(exit vmm.Exit) error {
 			_ = os.Remove(path) // the VM may have been removed with its directory
 		}
 	}
-	return err
 }
 
 // wait returns how the VMM ended.

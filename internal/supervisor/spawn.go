@@ -106,12 +106,7 @@ func Spawn(ctx context.Context, l Launcher, s Spec) (Started, error) {
 	}
 	undo, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
 	defer cancel()
-	for _, p := range s.Pipes {
-		defer func() { _ = os.Remove(p.FIFO) }()
-	}
-	for _, b := range s.Servers {
-		defer func() { _ = os.Remove(b.Socket) }()
-	}
+	defer s.sweep() // whatever the supervisor had come to before it was killed
 	if self.PID > 0 {
 		err = errors.Join(err, proc.Kill(undo, self, 0))
 	}

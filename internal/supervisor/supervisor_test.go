@@ -204,6 +204,38 @@ func TestSpawnThatFailsLeavesNothing(t *testing.T) {
 	}
 }
 
+// A supervisor that is killed before it was heard of leaves nothing of what it has made.
+func TestSpawnCancelledLeavesNoSockets(t *testing.T) {
+	s := spec(t, "sleep 60")
+	s.MuxSocket, s.PIDFile = filepath.Join(s.Dir, "agent.sock"), filepath.Join(s.Dir, "pid")
+	exe := filepath.Join(t.TempDir(), "supervisor")
+	script := "#!/bin/sh\n: >" + s.MuxSocket + "; : >" + s.PIDFile + "; : >" + s.ConsoleSocket + "; exec sleep 60\n"
+	if err := os.WriteFile(exe, []byte(script), 0o700); err != nil { //nolint:gosec // it is to be executed
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	ended := make(chan error, 1)
+	go func() {
+		_, err := Spawn(ctx, Launcher{Exe: exe}, s)
+		ended <- err
+	}()
+	there := func(path string) bool {
+		_, err := os.Lstat(path)
+		return err == nil
+	}
+	eventually(t, "its sockets", func() bool { return there(s.ConsoleSocket) })
+	cancel()
+	if err := <-ended; !errors.Is(err, context.Canceled) {
+		t.Errorf("cancelled: %v", err)
+	}
+	for _, path := range []string{s.ConsoleSocket, s.MuxSocket, s.PIDFile} {
+		if there(path) {
+			t.Errorf("%s was left behind", path)
+		}
+	}
+}
+
 // serialPort is a VMM with a serial port to its guest, of which we are the other end.
 func serialPort(t *testing.T) (Spec, net.Listener) {
 	t.Helper()
